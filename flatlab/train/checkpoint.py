@@ -1,0 +1,82 @@
+"""Checkpoints in one safetensors file: tensors as they are, everything else as JSON in the header. No pickle."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+_FORMAT = "flatlab checkpoint 1"
+
+
+def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
+    """Write nested dicts, lists, tuples, tensors and JSON scalars to `path` atomically.
+
+    A reader sees the old file or the new one, never a part; a full disk leaves the old one in place.
+
+    Raises:
+        TypeError: a value that is neither of these.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, Tensor] = {}
+    skeleton = _flatten(state, "", tensors)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_file(tensors, part, metadata={"format": _FORMAT, "skeleton": json.dumps(skeleton)})
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: str | Path, *, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote, with tensors on `device`.
+
+    Raises:
+        FileNotFoundError: no file at `path`.
+        ValueError: a file that is damaged or of another kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or no checkpoint ({error}); delete it and train again") from error
+    if header.get("format") != _FORMAT:
+        raise ValueError(f"{path} was not written by save_checkpoint; its format is {header.get('format')!r}")
+    return _unflatten(json.loads(header["skeleton"]), tensors)
+
+
+def _flatten(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """A JSON picture of `value` in which {"tensor": name} stands for a tensor that was moved to `tensors`."""
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach().contiguous().clone()
+        return {"tensor": name}
+    if isinstance(value, dict):
+        # Pairs, since the keys of an optimizer's state are integers and JSON knows strings only.
+        return {"dict": [[key, _flatten(item, f"{name}.{key}", tensors)] for key, item in value.items()]}
+    if isinstance(value, list | tuple):
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {kind: [_flatten(item, f"{name}.{index}", tensors) for index, item in enumerate(value)]}
+    if value is None or isinstance(value, bool | int | float | str):
+        return {"value": value}
+    raise TypeError(f"a checkpoint cannot hold {name.lstrip('.')!r} of type {type(value).__name__}")
+
+
+def _unflatten(picture: Any, tensors: dict[str, Tensor]) -> Any:
+    ((kind, content),) = picture.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: _unflatten(item, tensors) for key, item in content}
+    if kind in ("list", "tuple"):
+        items = [_unflatten(item, tensors) for item in content]
+        return items if kind == "list" else tuple(items)
+    return content
