@@ -1,0 +1,147 @@
+"""Projected sign-gradient ascent in an L_inf ball: the loop that FGSM, PGD and targeted DLR share.
+
+    x_{k+1} = clip(x + clamp(x_k + a sign grad_x L(f(x_k), y) - x, -eps, eps), box)
+
+Arithmetic follows that order because foolbox rounds in the same one: iterates then agree bit for bit, not only in
+distribution. Gradients are taken with respect to the inputs alone, of the sum of per-sample values, so that neither
+`.grad` of a parameter nor the batch a sample travels in has any effect.
+"""
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from flatlab import checks
+from flatlab.attacks.arguments import Box
+from flatlab.attacks.losses import Objective
+
+
+class ZeroGradientWarning(UserWarning):
+    """The input gradient is exactly zero for many samples, so a gradient attack cannot move them."""
+
+
+@dataclass(frozen=True)
+class SignAscent:
+    """The ascent for one model and one objective. Arguments are trusted: public attacks check them.
+
+    Attributes:
+        model: maps (n, ...) to logits (n, C).
+        objective: per-sample values to maximise.
+        eps, step_size, steps: radius, step and number of steps.
+        clip: box of the inputs, or None.
+        warn: whether `run` warns about zero gradients on its first step.
+    """
+
+    model: nn.Module
+    objective: Objective
+    eps: float
+    step_size: float
+    steps: int
+    clip: Box
+    warn: bool = True
+
+    def begin(self, x: Tensor, delta: Tensor | None) -> Tensor:
+        """The first iterate, a new tensor: x + delta inside the box, or a copy of x."""
+        if delta is None:
+            return x.clone()
+        adv = x + delta
+        return adv if self.clip is None else adv.clamp_(*self.clip)
+
+    def run(self, x: Tensor, y: Tensor, adv: Tensor, targets: Tensor | None = None, *, inspect: bool = True) -> Tensor:
+        """Move `adv` (overwritten) by all steps and return it; `inspect` checks logits and gradients of the first."""
+        buffer = torch.empty_like(adv)
+        for step in range(self.steps):
+            first = inspect and step == 0
+            logits, gradient = self.gradient(adv, y, targets, inspect=first)
+            if first and self.warn:
+                warn_if_stuck(gradient, is_fooled(logits, y))
+            self._step(x, adv, gradient, buffer)
+        return adv
+
+    def run_until_fooled(
+        self, x: Tensor, y: Tensor, adv: Tensor, targets: Tensor | None = None, *, hit_target: bool = False
+    ) -> Tensor:
+        """Like `run`, but a sample that fools the model leaves the computation and keeps the iterate that did it.
+
+        `hit_target`: only the target class counts as fooled, not any wrong class.
+        """
+        result = adv.clone()
+        index = torch.arange(len(x), device=x.device)
+        for step in range(self.steps):
+            logits, gradient = self.gradient(adv, y, targets, inspect=step == 0)
+            if step == 0 and self.warn:
+                warn_if_stuck(gradient, is_fooled(logits, y))
+            done = is_fooled(logits, y, targets if hit_target else None)
+            if done.any():
+                result[index[done]] = adv[done]
+                keep = ~done
+                index, x, y, adv, gradient = index[keep], x[keep], y[keep], adv[keep], gradient[keep]
+                targets = None if targets is None else targets[keep]
+                if not len(index):
+                    return result
+            self._step(x, adv, gradient, torch.empty_like(adv))
+        result[index] = adv
+        return result
+
+    def gradient(
+        self, adv: Tensor, y: Tensor, targets: Tensor | None = None, *, inspect: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Detached logits at `adv` and the gradient there: zeros where the model passes none to its input."""
+        adv.requires_grad_(True)
+        logits = self.model(adv)
+        if inspect:
+            checks.logits(logits.detach(), len(adv))
+            for classes in (y, targets):
+                if classes is not None:
+                    checks.labels(classes, len(adv), logits.shape[1])
+        slope = self.objective.slope(logits.detach(), y, targets)
+        gradient = None
+        if logits.requires_grad:
+            (gradient,) = torch.autograd.grad(logits, adv, slope, allow_unused=True)
+        adv.requires_grad_(False)
+        return logits.detach(), torch.zeros_like(adv) if gradient is None else gradient
+
+    def score(self, adv: Tensor, y: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(fooled, objective), both (n,), at `adv`."""
+        with torch.no_grad():
+            logits = self.model(adv)
+            return is_fooled(logits, y, targets), self.objective.value(logits, y, targets)
+
+    def _step(self, x: Tensor, adv: Tensor, gradient: Tensor, buffer: Tensor) -> None:
+        # A gradient may be an expanded view (a model that sums its inputs), so it is never written to.
+        torch.sign(gradient, out=buffer)
+        adv.add_(buffer, alpha=self.step_size)
+        torch.sub(adv, x, out=buffer)
+        buffer.clamp_(-self.eps, self.eps)
+        torch.add(x, buffer, out=adv)
+        if self.clip is not None:
+            adv.clamp_(*self.clip)
+
+
+def is_fooled(logits: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Whether the predicted class (n,) is wrong or, with targets, is the target."""
+    predicted = logits.argmax(dim=1)
+    return predicted != y if targets is None else predicted == targets
+
+
+def zero_gradients(gradient: Tensor) -> Tensor:
+    """Which samples (n,) have an exactly zero gradient."""
+    return ~gradient.flatten(1).any(dim=1)
+
+
+def warn_if_stuck(gradient: Tensor, fooled: Tensor) -> None:
+    """Warn when more than 1 % of samples have an exactly zero gradient and do not fool the model yet.
+
+    A fooled sample may rightly have none: DLR is 1, and flat, where the true class is third.
+    """
+    stuck = int((zero_gradients(gradient) & ~fooled).sum())
+    if stuck > 0.01 * len(gradient):
+        warnings.warn(
+            f"the input gradient is exactly zero for {stuck} of {len(gradient)} samples, which this attack cannot "
+            "move: saturated logits (use loss='dlr') or a layer without gradient (use BPDA); "
+            "confirm with attacks.square",
+            ZeroGradientWarning,
+            stacklevel=4,
+        )
