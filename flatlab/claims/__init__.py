@@ -1,0 +1,28 @@
+"""What a notebook asserts: claims with their verdicts, shown to a person and recorded for a machine.
+
+`ClaimTable` is the last thing a notebook displays. One display carries three forms of the same table:
+
+    text/plain                              id, verdict, statement: no numbers, so that two runs can be compared
+    text/html                               the table a person reads, with the verdicts recorded for other presets
+    application/vnd.flatlab.claims+json     ids, statements, rules, verdicts: stable, compared by the regression test
+
+The measured numbers, the preset and the environment travel in the output's metadata under the third name.
+`record` collects the tables of one preset in one file, and `load_recorded` finds those files again.
+"""
+
+from flatlab.claims.records import load_recorded, record, recorded, update_readme
+from flatlab.claims.render import markdown_table
+from flatlab.claims.table import MIME, Claim, ClaimTable, from_notebook, versions
+
+__all__ = [
+    "MIME",
+    "Claim",
+    "ClaimTable",
+    "from_notebook",
+    "load_recorded",
+    "markdown_table",
+    "record",
+    "recorded",
+    "update_readme",
+    "versions",
+]

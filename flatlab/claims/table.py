@@ -1,0 +1,222 @@
+"""A claim, and the table of claims that a notebook displays."""
+
+import importlib.metadata
+import math
+import platform
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from flatlab.claims import records, render
+from flatlab.stats import VERDICTS, Estimate, Rule, Verdict, verdict
+
+MIME = "application/vnd.flatlab.claims+json"
+_PACKAGES = ("flatlab", "torch", "numpy", "scipy", "pandas", "scikit-learn", "foolbox")
+_STABLE = ("id", "statement", "source", "where", "family", "rule", "verdict")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One statement that a run can support or contradict.
+
+    Args:
+        id: short name, unique in its table: "C1", "C4a".
+        statement: one sentence, free of measured numbers (it must be the same in every run).
+        rule: where the interval must lie: `stats.greater(0)`. Bounds are fixed beforehand, never computed from data.
+        estimate: what was measured, or None if this preset cannot measure it (verdict "not run").
+        source: "paper", or "ours" for a claim that the paper does not make.
+        where: place in the source: "abstract", "Table 2".
+        paper_value: the paper's own number, only where it was verified in the paper.
+        unit: of the estimate: "points".
+        note: a caveat for the reader.
+        family: name of the family whose intervals hold together.
+    """
+
+    id: str
+    statement: str
+    rule: Rule
+    estimate: Estimate | None
+    source: Literal["paper", "ours"] = "paper"
+    where: str = "abstract"
+    paper_value: float | str | None = None
+    unit: str = ""
+    note: str = ""
+    family: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.id or self.id != self.id.strip() or not self.statement.strip():
+            raise ValueError(f"a claim needs an id and a statement, got {self.id!r}: {self.statement!r}")
+        if not isinstance(self.rule, Rule):
+            raise TypeError(f"{self.id}: rule must come from greater, less or within, got {self.rule!r}")
+        if self.estimate is not None and not isinstance(self.estimate, Estimate):
+            raise TypeError(f"{self.id}: estimate must be an Estimate or None, got {type(self.estimate).__name__}")
+        if self.source not in ("paper", "ours"):
+            raise ValueError(f"{self.id}: source must be 'paper' or 'ours', got {self.source!r}")
+        if self.paper_value is not None and not isinstance(self.paper_value, str):
+            if not math.isfinite(self.paper_value):
+                raise ValueError(f"{self.id}: paper_value must be finite, got {self.paper_value}; unknown is None")
+            object.__setattr__(self, "paper_value", float(self.paper_value))
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the rule says about the estimate."""
+        return verdict(self.estimate, self.rule)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, the rule as text, and the verdict."""
+        fields = {name: getattr(self, name) for name in ("id", "statement", "source", "where", "family")}
+        numbers = {name: getattr(self, name) for name in ("paper_value", "unit", "note")}
+        estimate = asdict(self.estimate) if self.estimate else None
+        return fields | {"rule": str(self.rule), "verdict": self.verdict, "estimate": estimate} | numbers
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "Claim":
+        """Inverse of `to_dict`; ValueError if the verdict written there does not follow from the numbers."""
+        values = {name: value for name, value in fields.items() if name != "verdict"}
+        estimate = values["estimate"]
+        values |= {"rule": Rule.parse(values["rule"]), "estimate": Estimate(**estimate) if estimate else None}
+        claim = cls(**values)
+        if fields["verdict"] != claim.verdict:
+            raise ValueError(
+                f"{claim.id}: the verdict {fields['verdict']!r} does not follow from the numbers, which say "
+                f"{claim.verdict!r}; run the notebook again"
+            )
+        return claim
+
+
+class ClaimTable:
+    """The claims of one notebook in one run; display it as the last value of a cell.
+
+    Args:
+        claims: at least one, with distinct ids.
+        paper: the notebook's name, which recorded results are filed under: "01_likelihood_landscapes".
+        preset: the preset of this run.
+        seeds: the seeds that were paired.
+        title: heading of the table.
+        device: what the run computed on.
+        environment: versions; by default those of this process.
+    """
+
+    def __init__(
+        self,
+        claims: Iterable[Claim],
+        *,
+        paper: str,
+        preset: str,
+        seeds: Iterable[int] = (),
+        title: str = "",
+        device: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.claims = tuple(claims)
+        self.paper, self.preset, self.title, self.device = paper, preset, title, str(device)
+        self.seeds = tuple(int(seed) for seed in seeds)
+        self.environment = dict(versions() if environment is None else environment)
+        if not self.claims:
+            raise ValueError(f"{paper}: a claim table needs at least one claim")
+        repeated = [name for name, times in Counter(claim.id for claim in self.claims).items() if times > 1]
+        if repeated:
+            raise ValueError(f"{paper}: claim ids must differ, but {', '.join(repeated)} occur more than once")
+
+    def __repr__(self) -> str:
+        width = max(len(claim.id) for claim in self.claims)
+        return "\n".join(
+            f"{claim.id:<{width}}  {render.SYMBOLS[claim.verdict]} {claim.verdict:<12}  {claim.statement}"
+            for claim in self.claims
+        )
+
+    def counts(self) -> dict[str, int]:
+        """Number of claims per verdict, all four named."""
+        return {name: sum(claim.verdict == name for claim in self.claims) for name in VERDICTS}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON without NaN."""
+        head = {"schema": records.SCHEMA, "paper": self.paper, "title": self.title, "preset": self.preset}
+        run = {"seeds": list(self.seeds), "device": self.device, "environment": self.environment}
+        return head | run | {"claims": [claim.to_dict() for claim in self.claims]}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "ClaimTable":
+        """Inverse of `to_dict`; ValueError for another schema, missing fields or a verdict that does not follow."""
+        if content.get("schema") != records.SCHEMA:
+            raise ValueError(
+                f"claims are written in schema {content.get('schema')!r}, this version reads {records.SCHEMA}"
+            )
+        names = ("paper", "preset", "seeds", "title", "device", "environment")
+        try:
+            claims = [Claim.from_dict(claim) for claim in content["claims"]]
+            return cls(claims, **{name: content[name] for name in names})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"claims cannot be read: {error!r}") from error
+
+    def _repr_mimebundle_(
+        self, include: object = None, exclude: object = None
+    ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        full = self.to_dict()
+        stable = [{name: claim[name] for name in _STABLE} for claim in full["claims"]]
+        numbers = [
+            {n: value for n, value in claim.items() if n == "id" or n not in _STABLE} for claim in full["claims"]
+        ]
+        data = {"schema": records.SCHEMA, "paper": self.paper, "claims": stable}
+        rest = {name: full[name] for name in ("title", "preset", "seeds", "device", "environment")}
+        return (
+            {"text/plain": repr(self), "text/html": self._repr_html_(), MIME: data},
+            {MIME: rest | {"numbers": numbers}},
+        )
+
+    def _repr_html_(self) -> str:
+        found, problems = records.read_folder(records.find_folder())
+        others = {
+            preset: {claim["id"]: claim for claim in content["papers"][self.paper]["claims"]}
+            for preset, content in found.items()
+            if preset != self.preset and self.paper in content["papers"]
+        }
+        return render.html_table(
+            self.claims,
+            caption=self.title or f"Claims of {self.paper}",
+            preset=self.preset,
+            others=others,
+            notes=problems,
+        )
+
+
+def from_notebook(notebook: Mapping[str, Any]) -> list[ClaimTable]:
+    """The claim tables in the outputs of an executed notebook, given as its parsed JSON.
+
+    ValueError for a table that cannot be read, or whose verdicts do not follow from its numbers.
+    """
+    tables = []
+    for cell in notebook.get("cells", ()):
+        for output in cell.get("outputs", ()):
+            data = output.get("data", {}).get(MIME)
+            if data is not None:
+                rest = dict(output.get("metadata", {}).get(MIME, {}))
+                numbers = {entry["id"]: entry for entry in rest.pop("numbers", ())}
+                claims = [{**claim, **numbers.get(claim.get("id"), {})} for claim in data.get("claims", ())]
+                tables.append(ClaimTable.from_dict({**data, **rest, "claims": claims}))
+    return tables
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on, the system, and the commit of a checkout."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    commit = _commit(Path(__file__).parents[2] / ".git")
+    return found | {"system": f"{platform.system()} {platform.machine()}"} | ({"commit": commit} if commit else {})
+
+
+def _commit(git: Path) -> str:
+    """The commit of a checkout, read without git; nothing for an installed copy."""
+    try:
+        head = (git / "HEAD").read_text(encoding="utf-8").strip()
+        if head.startswith("ref: "):
+            head = (git / head.removeprefix("ref: ")).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+    return head[:12]
