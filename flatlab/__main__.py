@@ -1,0 +1,8 @@
+"""`python -m flatlab`: list, run, report, data, record."""
+
+import sys
+
+from flatlab.study.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

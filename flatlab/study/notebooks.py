@@ -1,0 +1,103 @@
+"""Notebooks as files: which there are, their titles, cells and claims. Plain JSON, so that listing them is fast."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flatlab.names import nearest
+
+CLAIMS_MIME = "application/vnd.flatlab.claims+json"
+
+
+class StudyError(ValueError):
+    """A request that cannot be run as it stands: an unknown notebook, a bad parameter, a cluster without workers."""
+
+
+def find(folder: str | Path, names: Sequence[str] | None = None) -> list[Path]:
+    """Paths of the notebooks called `names` in `folder` (all, sorted, for None).
+
+    A name is a file name, with or without `.ipynb`, or a beginning that fits one notebook only, such as `01`.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise StudyError(f"there is no folder of notebooks at {folder}: start in the project's folder, or name another")
+    known = {path.stem: path for path in sorted(folder.glob("*.ipynb")) if not path.name.startswith(".")}
+    if not known:
+        raise StudyError(f"{folder} holds no notebooks (*.ipynb)")
+    if not names:
+        return list(known.values())
+    return list(dict.fromkeys(known[_stem(name, known)] for name in names))
+
+
+def _stem(name: str, known: dict[str, Path]) -> str:
+    stem = Path(name).name.removesuffix(".ipynb")
+    if stem in known:
+        return stem
+    fitting = [candidate for candidate in known if stem and candidate.startswith(stem)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise StudyError(f"notebook {name!r} fits several: {', '.join(fitting)}")
+    raise StudyError(f"unknown notebook {name!r}: choose one of {', '.join(known)}{nearest(stem, known)}")
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """The notebook's JSON (format 4); StudyError if it is not one."""
+    try:
+        notebook = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path} is not a notebook: {error}") from error
+    if not isinstance(notebook, dict) or notebook.get("nbformat") != 4 or not isinstance(notebook.get("cells"), list):
+        raise StudyError(f"{path} is not a notebook of format 4")
+    return notebook
+
+
+def source(cell: dict[str, Any]) -> str:
+    """A cell's text; the file may hold it as one string or as a list of lines."""
+    return "".join(cell.get("source", ""))
+
+
+def tags(cell: dict[str, Any]) -> list[str]:
+    """A cell's tags."""
+    return list(cell.get("metadata", {}).get("tags", []))
+
+
+def without_outputs(notebook: dict[str, Any]) -> dict[str, Any]:
+    """A copy with code cells as they are before any run."""
+    cells = [
+        {**cell, "outputs": [], "execution_count": None} if cell.get("cell_type") == "code" else cell
+        for cell in notebook["cells"]
+    ]
+    return {**notebook, "cells": cells}
+
+
+def title(notebook: dict[str, Any]) -> str:
+    """The first Markdown heading, or an empty string."""
+    for cell in notebook["cells"]:
+        if cell.get("cell_type") == "markdown":
+            for line in source(cell).splitlines():
+                if line.startswith("#"):
+                    return line.lstrip("#").strip()
+    return ""
+
+
+def parameters_cell(notebook: dict[str, Any], name: str) -> str:
+    """Source of the code cell tagged `parameters`; StudyError if there is none, since values would have no effect."""
+    for cell in notebook["cells"]:
+        if cell.get("cell_type") == "code" and "parameters" in tags(cell):
+            return source(cell)
+    raise StudyError(
+        f"notebook {name} has no code cell with the tag 'parameters': add the tag to the cell that sets them"
+    )
+
+
+def claims(path: str | Path) -> list[dict[str, Any]]:
+    """The claims that an executed notebook shows, in order: dictionaries with `id`, `statement`, `verdict`..."""
+    found: list[dict[str, Any]] = []
+    for cell in load(path)["cells"]:
+        for output in cell.get("outputs", []):
+            payload = output.get("data", {}).get(CLAIMS_MIME)
+            if isinstance(payload, dict):
+                found.extend(claim for claim in payload.get("claims", []) if isinstance(claim, dict))
+    return found
