@@ -1,0 +1,149 @@
+"""The theme and the few figure functions that notebooks share. Each returns the Axes it drew on and shows nothing."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from torch import Tensor
+
+from flatlab.flatness import Plane
+
+PALETTE = sns.color_palette("colorblind")
+
+
+def theme() -> None:
+    """Set seaborn's theme for a notebook: quiet grid, small PNGs, no chart junk."""
+    sns.set_theme(context="notebook", style="ticks", palette="colorblind", font_scale=0.85)
+    plt.rcParams.update(
+        {
+            "figure.dpi": 80,
+            "figure.constrained_layout.use": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlesize": "medium",
+            "axes.titlelocation": "left",
+            "legend.frameon": False,
+        }
+    )
+
+
+def image_grid(x: Tensor, titles: Sequence[str] = (), *, columns: int = 10, size: float = 0.9) -> np.ndarray:
+    """Images (N, C, H, W) in [0, 1] or uint8 in rows of `columns`, with a title each if given."""
+    rows = -(-len(x) // columns)
+    _, axes = plt.subplots(rows, columns, figsize=(size * columns, (size + 0.25 * bool(titles)) * rows), squeeze=False)
+    for index, ax in enumerate(axes.flat):
+        ax.axis("off")
+        if index < len(x):
+            image = x[index].detach().cpu().movedim(0, -1).numpy()
+            ax.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", interpolation="nearest")
+            if titles:
+                ax.set_title(titles[index], fontsize="small", loc="center")
+    return axes
+
+
+def landscape_row(
+    planes: Mapping[str, Plane], *, xlabel: str, ylabel: str, label: str, limits: tuple[float, float] | None = None
+) -> np.ndarray:
+    """Landscapes side by side on ONE colour scale: a scale per panel would make every landscape look alike.
+
+    Args:
+        planes: name -> plane with values (n, n) over the axes a (down) and b (across).
+        xlabel, ylabel: of the axes b and a.
+        label: of the colour bar.
+        limits: of the colour scale; the extremes of all planes by default.
+    """
+    values = {name: np.asarray(plane.values.detach().cpu(), dtype=float) for name, plane in planes.items()}
+    low, high = limits or (min(v.min() for v in values.values()), max(v.max() for v in values.values()))
+    levels = np.linspace(low, high, 21)
+    _, axes = plt.subplots(
+        1, len(planes), figsize=(2.6 * len(planes) + 0.8, 2.9), sharex=True, sharey=True, squeeze=False
+    )
+    for ax, (name, plane) in zip(axes[0], planes.items(), strict=True):
+        a, b = plane.a.cpu().numpy(), plane.b.cpu().numpy()
+        shades = ax.contourf(b, a, values[name], levels=levels, cmap="viridis", extend="both")
+        ax.contour(b, a, values[name], levels=levels[::2], colors="white", linewidths=0.4, alpha=0.6)
+        ax.plot(0, 0, "o", color="white", markeredgecolor="black", markersize=5)
+        ax.set(title=name, xlabel=xlabel, aspect="equal")
+    axes[0, 0].set_ylabel(ylabel)
+    axes[0, 0].figure.colorbar(shades, ax=list(axes[0]), label=label, shrink=0.85)
+    return axes[0]
+
+
+def method_dots(
+    frame: pd.DataFrame, value: str, *, by: str = "method", hue: str = "kind", ax: Axes | None = None
+) -> Axes:
+    """One row per method, sorted by its mean: a small dot per seed, a large one for the mean."""
+    ax = ax or plt.subplots(figsize=(6, 0.28 * frame[by].nunique() + 0.8))[1]
+    order = list(frame.groupby(by)[value].mean().sort_values().index)
+    colours = _colours(frame[hue])
+    for row, name in enumerate(order):
+        part = frame[frame[by] == name]
+        colour = colours[part[hue].iloc[0]]
+        ax.plot(part[value], [row] * len(part), ".", color=colour, alpha=0.5)
+        ax.plot(part[value].mean(), row, "D", color=colour, markersize=6)
+    ax.set_yticks(range(len(order)), order)
+    ax.set_xlabel(value)
+    ax.grid(axis="x", alpha=0.4)
+    _legend(ax, colours)
+    return ax
+
+
+def method_scatter(
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    *,
+    by: str = "method",
+    hue: str = "kind",
+    log: bool = False,
+    ax: Axes | None = None,
+) -> Axes:
+    """One labelled point per method at its means, with bars of one standard deviation over the seeds."""
+    ax = ax or plt.subplots(figsize=(6, 4.2))[1]
+    colours = _colours(frame[hue])
+    for name, part in frame.groupby(by, sort=False):
+        colour = colours[part[hue].iloc[0]]
+        mean, spread = part[[x, y]].mean(), part[[x, y]].std().fillna(0)
+        ax.errorbar(mean[x], mean[y], xerr=spread[x], yerr=spread[y], fmt="o", color=colour, elinewidth=1, markersize=5)
+        ax.annotate(str(name), (mean[x], mean[y]), xytext=(5, 4), textcoords="offset points", fontsize="x-small")
+    if log:
+        log_axis(ax, "x")
+    ax.set(xlabel=x, ylabel=y)
+    ax.grid(alpha=0.3)
+    _legend(ax, colours)
+    return ax
+
+
+def seed_lines(
+    frame: pd.DataFrame, x: str, y: str, *, hue: str | None = None, color: str | None = None, ax: Axes | None = None
+) -> Axes:
+    """Mean over the seeds at each x, with a 95 % bootstrap band."""
+    ax = ax or plt.subplots(figsize=(5, 3.2))[1]
+    look = {"style": hue, "markers": True, "dashes": False} if hue else {"marker": "o", "color": color}
+    sns.lineplot(frame, x=x, y=y, hue=hue, errorbar=("ci", 95), seed=0, ax=ax, **look)
+    ax.grid(alpha=0.3)
+    return ax
+
+
+def log_axis(ax: Axes, which: Literal["x", "y"]) -> Axes:
+    """Make an axis logarithmic with plain numbers at 1, 2 and 5 times powers of ten."""
+    (ax.set_xscale if which == "x" else ax.set_yscale)("log")
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+    return ax
+
+
+def _colours(kinds: pd.Series) -> dict[str, tuple[float, float, float]]:
+    return {kind: PALETTE[index % len(PALETTE)] for index, kind in enumerate(dict.fromkeys(kinds))}
+
+
+def _legend(ax: Axes, colours: Mapping[str, tuple[float, float, float]]) -> None:
+    handles = [ax.plot([], [], "o", color=colour, label=kind)[0] for kind, colour in colours.items()]
+    ax.legend(handles=handles, fontsize="x-small", loc="best")

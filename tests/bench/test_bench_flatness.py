@@ -1,0 +1,139 @@
+"""Flatness against naive code in the same run, and the price of importing it. Ratios only: below 1 is faster."""
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flatlab import flatness
+
+EPS, DIRECTIONS, RADII = 0.1, 10, 8
+
+
+def mlp() -> tuple[nn.Module, tuple[int, ...]]:
+    """The network of the digits study."""
+    layers = [nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10)]
+    return nn.Sequential(nn.Flatten(), *layers), (1, 8, 8)
+
+
+def cnn() -> tuple[nn.Module, tuple[int, ...]]:
+    """The network of the MNIST study."""
+    layers = [nn.Conv2d(1, 8, 4, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 4, 2, 1), nn.ReLU(), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(16 * 49, 100), nn.ReLU(), nn.Linear(100, 10)), (1, 28, 28)
+
+
+def ratio_of_times(own: Callable[[], object], naive: Callable[[], object], repeats: int = 5) -> float:
+    """The median over interleaved repeats of CPU time of `own` by CPU time of `naive`."""
+
+    def seconds(call: Callable[[], object]) -> float:
+        start = time.process_time()
+        call()
+        return time.process_time() - start
+
+    own(), naive()
+    return statistics.median(seconds(own) / seconds(naive) for _ in range(repeats))
+
+
+@torch.no_grad()
+def double_loop(model: nn.Module, x: Tensor) -> Tensor:
+    """Phi as one would write it down: over directions, over radii."""
+    generator, total, origin = torch.Generator().manual_seed(0), torch.zeros(len(x)), model(x).logsumexp(1)
+    for _ in range(DIRECTIONS):
+        d = torch.randint(2, x.shape, generator=generator).float() * 2 - 1
+        largest = torch.zeros(len(x))
+        for m in range(1, RADII + 1):
+            largest = largest.maximum((model(x + EPS * m / RADII * d).logsumexp(1) - origin).abs())
+        total += largest
+    return total / DIRECTIONS
+
+
+@pytest.mark.benchmark(group="likelihood flatness")
+@pytest.mark.parametrize("samples", [20, 100, 1000])
+@pytest.mark.parametrize("net", [mlp, cnn])
+def test_likelihood_flatness_against_a_double_loop(benchmark, net, samples: int) -> None:
+    torch.manual_seed(0)
+    model, shape = net()
+    x = torch.rand(samples, *shape)
+
+    def own() -> flatness.FlatnessResult:
+        return flatness.likelihood_flatness(model, x, EPS, generator=torch.Generator().manual_seed(0))
+
+    ratio = ratio_of_times(own, lambda: double_loop(model, x))
+    print(f"\nlikelihood_flatness / double loop, {net.__name__}, {samples} samples: {ratio:.2f}")
+    benchmark.extra_info["ratio"] = ratio
+    result = benchmark.pedantic(own, rounds=1)
+    assert result.mean == pytest.approx(double_loop(model, x).mean().item(), rel=0.3)
+    assert ratio < 4
+
+
+@pytest.mark.benchmark(group="likelihood plane")
+def test_planes_against_a_loop_over_images(benchmark) -> None:
+    torch.manual_seed(0)
+    model, shape = mlp()
+    x, d1, d2 = torch.rand(20, *shape), *(flatness.rademacher(torch.zeros(20, *shape)) for _ in range(2))
+
+    def own() -> flatness.Plane:
+        return flatness.likelihood_plane(model, x, d1, d2, 0.3, normalize=None)
+
+    @torch.no_grad()
+    def naive() -> Tensor:
+        grid = torch.linspace(-0.3, 0.3, 21)
+        rows = [torch.stack([model(x + a * d1 + b * d2).logsumexp(1) for b in grid], 1) for a in grid]
+        return torch.stack(rows, 1)
+
+    ratio = ratio_of_times(own, naive)
+    print(f"\nlikelihood_plane / loop over the grid, 20 images: {ratio:.2f}")
+    benchmark.extra_info["ratio"] = ratio
+    torch.testing.assert_close(benchmark.pedantic(own, rounds=1).values, naive(), atol=1e-4, rtol=0)
+    assert ratio < 4
+
+
+@pytest.mark.benchmark(group="top eigenvalues")
+def test_lanczos_against_power_iteration(benchmark) -> None:
+    """Three eigenvalues to the same accuracy, by Hessian-vector products spent."""
+    torch.manual_seed(0)
+    x, y = torch.rand(300, 64), torch.randint(10, (300,))
+    model = nn.Sequential(nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 10))
+    landscape = flatness.over_parameters(model, lambda m: F.cross_entropy(m(x), y))
+    top = benchmark.pedantic(
+        lambda: flatness.top_eigenvalues(landscape, 3, generator=torch.Generator().manual_seed(0)), rounds=1
+    )
+
+    hessian, found, products = flatness.Hessian(landscape), torch.zeros(0, landscape.size), 0
+    for wanted in top.values:
+        v = torch.randn(landscape.size, generator=torch.Generator().manual_seed(1))
+        for _ in range(1000):
+            v = v - found.T @ (found @ v)
+            v = v / v.norm()
+            image, products = hessian @ v, products + 1
+            if abs(float(v @ image) - float(wanted)) < 1e-4 * float(wanted):
+                break
+            v = image
+        found = torch.cat([found, v[None]])
+    ratio = top.products / products
+    print(f"\ntop_eigenvalues / power iteration with deflation, products for three: {ratio:.2f}")
+    benchmark.extra_info["ratio"] = ratio
+    assert top.converged
+    assert ratio < 1
+
+
+@pytest.mark.benchmark(group="import")
+def test_import_costs_little_more_than_torch(benchmark) -> None:
+    # Both in one process, one after the other: what the package adds to torch, whatever else the machine does.
+    code = (
+        "from time import process_time as now; a = now(); import torch; b = now(); import flatlab.flatness; c = now();"
+        "print((c - a) / (b - a))"
+    )
+    run = [sys.executable, "-c", code]
+    ratios = [float(subprocess.run(run, capture_output=True, check=True, text=True).stdout) for _ in range(5)]
+    ratio = statistics.median(ratios)
+    print(f"\nimport flatlab.flatness / import torch: {ratio:.3f}")
+    benchmark.extra_info["ratio"] = ratio
+    benchmark.pedantic(lambda: None, rounds=1)
+    assert ratio < 1.25

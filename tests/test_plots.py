@@ -1,0 +1,59 @@
+"""Figure functions return what they drew, from the data they were given."""
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+
+from flatlab import plots
+from flatlab.flatness import Plane
+
+FRAME = pd.DataFrame(
+    {"method": ["b", "b", "a", "a"], "kind": ["k", "k", "l", "l"], "u": [3.0, 5.0, 1.0, 2.0], "v": [0.1, 0.2, 0.3, 0.4]}
+)
+
+
+@pytest.fixture(autouse=True)
+def clean():
+    with mpl.rc_context():
+        plots.theme()
+        yield
+    plt.close("all")
+
+
+def test_method_dots_sorts_by_the_mean() -> None:
+    ax = plots.method_dots(FRAME, "u")
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
+    assert ax.get_legend() is not None
+
+
+def test_method_scatter_draws_means() -> None:
+    ax = plots.method_scatter(FRAME, "u", "v", log=True)
+    points = [line.get_xydata()[0] for line in ax.lines if len(line.get_xydata()) == 1]
+    assert any(np.allclose(p, (4.0, 0.15)) for p in points)
+    assert {t.get_text() for t in ax.texts} == {"a", "b"}
+
+
+def test_landscapes_share_one_colour_scale() -> None:
+    axis = torch.linspace(-1, 1, 5)
+    planes = {name: Plane(torch.rand(5, 5) * scale, axis, axis) for name, scale in (("flat", 0.1), ("steep", 10.0))}
+    axes = plots.landscape_row(planes, xlabel="b", ylabel="a", label="log p")
+    limits = [tuple(c.get_clim()) for ax in axes for c in ax.collections if hasattr(c, "levels") and c.filled]
+    assert len(limits) == 2
+    assert limits[0] == limits[1]
+
+
+def test_image_grid_hides_what_is_left_over() -> None:
+    axes = plots.image_grid(torch.rand(3, 1, 4, 4), ["x", "y", "z"], columns=2)
+    assert axes.shape == (2, 2)
+    assert [len(ax.images) for ax in axes.flat] == [1, 1, 1, 0]
+
+
+def test_seed_lines_with_and_without_groups() -> None:
+    assert plots.seed_lines(FRAME, "u", "v").lines
+    assert plots.seed_lines(FRAME, "u", "v", hue="kind").get_legend() is not None
