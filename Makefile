@@ -29,7 +29,8 @@ report: $(STAMP) ## rebuild results/PRESET/index.html from what has run
 	$(BIN)/python -m flatlab report --preset $(PRESET)
 
 notebooks: $(STAMP) ## run the notebooks with the quick preset and store their outputs in notebooks/
-	$(BIN)/python -m flatlab run --preset quick --workers 1 --force --store
+	$(BIN)/python -m flatlab run --preset quick --workers 1
+	$(BIN)/python -m flatlab store --preset quick
 
 record: $(STAMP) ## keep the claims of results/PRESET in notebooks/results/ and the README
 	$(BIN)/python -m flatlab record --preset $(PRESET)

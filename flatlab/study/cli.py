@@ -15,6 +15,7 @@ from flatlab.study.engine import run
 from flatlab.study.notebooks import StudyError
 from flatlab.study.params import PRESETS
 from flatlab.study.records import read_records
+from flatlab.study.store import store_cover, store_outputs
 from flatlab.study.terminal import Terminal, claims_summary, table, tally
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -120,6 +121,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_out(recording)
     _add_notebooks(recording)
     recording.add_argument("--readme", default="README.md", metavar="FILE", help="default: README.md")
+
+    storing = add("store", _store, "Put the outputs of executed notebooks into the notebooks themselves.")
+    _add_preset(storing, default="quick")
+    _add_out(storing)
+    _add_notebooks(storing)
     return parser
 
 
@@ -286,6 +292,24 @@ def _record(options: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         return _complain(error, FAILED)
     print(f"{options.readme}: {'table renewed' if changed else 'nothing new'}")
+    return OK
+
+
+def _store(options: argparse.Namespace) -> int:
+    folder = Path(options.out) / _one_of("preset", options.preset, PRESETS)
+    own = {path.stem: path for path in notebooks.find(options.notebooks)}
+    ready = {r.notebook: folder / r.output for r in read_records(folder) if r.job == r.notebook and r.ok and r.output}
+    if missing := sorted(own.keys() - ready.keys()):
+        raise StudyError(
+            f"no finished run of {', '.join(missing)} in {folder}: python -m flatlab run --preset {options.preset}"
+        )
+    try:
+        for name, path in own.items():
+            print(f"stored: {store_outputs(path, ready[name])}")
+            if cover := store_cover(path, path.parent / "results"):
+                print(f"stored: {cover}")
+    except OSError as error:
+        return _complain(error, FAILED)
     return OK
 
 
