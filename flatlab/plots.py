@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from torch import Tensor
 
 from flatlab.flatness import Plane
@@ -70,7 +70,7 @@ def landscape_row(
         ax.plot(0, 0, "o", color="white", markeredgecolor="black", markersize=5)
         ax.set(title=name, xlabel=xlabel, aspect="equal")
     axes[0, 0].set_ylabel(ylabel)
-    axes[0, 0].figure.colorbar(shades, ax=list(axes[0]), label=label, shrink=0.85)
+    axes[0, 0].figure.colorbar(shades, ax=list(axes[0]), label=label, shrink=0.85, ticks=MaxNLocator(6))
     return axes[0]
 
 
@@ -141,9 +141,16 @@ def log_axis(ax: Axes, which: Literal["x", "y"]) -> Axes:
 
 
 def _colours(kinds: pd.Series) -> dict[str, tuple[float, float, float]]:
-    return {kind: PALETTE[index % len(PALETTE)] for index, kind in enumerate(dict.fromkeys(kinds))}
+    """Colour of each kind that is present; a categorical column keeps its colours when rows are left out."""
+    present = dict.fromkeys(kinds)
+    order = list(kinds.cat.categories) if isinstance(kinds.dtype, pd.CategoricalDtype) else list(present)
+    return {kind: PALETTE[order.index(kind) % len(PALETTE)] for kind in order if kind in present}
 
 
 def _legend(ax: Axes, colours: Mapping[str, tuple[float, float, float]]) -> None:
+    """Name the colours, unless another panel of the figure has a legend already."""
+    figure = ax.get_figure()
+    if figure is not None and any(panel.get_legend() for panel in figure.axes if panel is not ax):
+        return
     handles = [ax.plot([], [], "o", color=colour, label=kind)[0] for kind, colour in colours.items()]
     ax.legend(handles=handles, fontsize="x-small", loc="best")

@@ -48,6 +48,18 @@ def test_landscapes_share_one_colour_scale() -> None:
     assert limits[0] == limits[1]
 
 
+def test_a_kind_keeps_its_colour_when_others_are_left_out() -> None:
+    frame = FRAME.assign(kind=pd.Categorical(FRAME["kind"], ["k", "l"]))
+    whole, part = plots._colours(frame["kind"]), plots._colours(frame["kind"][frame["method"] == "a"])
+    assert part == {"l": whole["l"]}
+
+
+def test_one_legend_per_figure() -> None:
+    _, axes = plt.subplots(1, 2)
+    assert plots.method_dots(FRAME, "u", ax=axes[0]).get_legend() is not None
+    assert plots.method_dots(FRAME, "v", ax=axes[1]).get_legend() is None
+
+
 def test_image_grid_hides_what_is_left_over() -> None:
     axes = plots.image_grid(torch.rand(3, 1, 4, 4), ["x", "y", "z"], columns=2)
     assert axes.shape == (2, 2)

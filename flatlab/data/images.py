@@ -58,6 +58,8 @@ class ImageSet:
     def subset(self, index: Tensor | NDArray[np.int64] | Sequence[int] | slice) -> "ImageSet":
         """Return a copy of the rows that `index` names: row numbers, a boolean mask or a slice."""
         selector = index if isinstance(index, slice) else torch.as_tensor(index)
+        if isinstance(selector, Tensor) and not selector.numel():
+            selector = selector.long()  # torch makes an empty sequence a tensor of floats
         rows = torch.arange(len(self))[selector]
         if rows.ndim != 1 or len(rows) == 0:
             raise ValueError(f"index must name at least one of the {len(self)} rows, and be one-dimensional")
