@@ -27,7 +27,7 @@ ALLOWED = {
     "train": BASE | {"data", "models", "flatness", "optim"},
     "stats": {"checks"},
     "claims": {"stats", "checks"},
-    "presets": BASE | {"train"},
+    "presets": BASE | {"train", "claims", "stats"},
     "plots": BASE | {"stats", "flatness"},
     "study": BASE | {"claims", "stats", "presets", "data"},
     "__main__": {"study"},

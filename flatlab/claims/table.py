@@ -5,7 +5,7 @@ import math
 import platform
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +37,7 @@ class Claim:
     id: str
     statement: str
     rule: Rule
-    estimate: Estimate | None
+    estimate: Estimate | None = None
     source: Literal["paper", "ours"] = "paper"
     where: str = "abstract"
     paper_value: float | str | None = None
@@ -63,6 +63,10 @@ class Claim:
     def verdict(self) -> Verdict:
         """What the rule says about the estimate."""
         return verdict(self.estimate, self.rule)
+
+    def measured(self, estimate: Estimate | None) -> "Claim":
+        """The same claim with what a run measured; None if the run could not measure it."""
+        return replace(self, estimate=estimate)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, the rule as text, and the verdict."""

@@ -139,7 +139,7 @@ CPU = LikelihoodLandscapes(
     eps=0.1,
     seeds=(10, 11, 12, 13, 14),
     methods=_methods(*KINDS, options=WEIGHTS),
-    recipe=Recipe(epochs=30, batch_size=64, lr=3e-3, schedule="onecycle", grad_clip=5.0),
+    recipe=Recipe(epochs=30, batch_size=64, lr=3e-3, schedule="onecycle", options={"fused": True}),
 )
 
 _SLOW = ("jem", "free", "cure", "jacreg", "flat_adv")  # left out where seconds count
@@ -149,7 +149,7 @@ QUICK = LikelihoodLandscapes(
     eps=0.1,
     seeds=(10, 11, 12, 13),
     methods=_methods(*(name for name in KINDS if name not in _SLOW), options=WEIGHTS),
-    recipe=Recipe(epochs=10, batch_size=64, lr=3e-3, schedule="onecycle", grad_clip=5.0),
+    recipe=Recipe(epochs=10, batch_size=64, lr=3e-3, schedule="onecycle", options={"fused": True}),
     suite="fast",
     directions=4,
     radii=4,
