@@ -141,6 +141,8 @@ CPU = LikelihoodLandscapes(
     methods=_methods(*KINDS, options=WEIGHTS),
     recipe=Recipe(epochs=30, batch_size=64, lr=3e-3, schedule="onecycle", options={"fused": True}),
 )
+"""Recorded in notebooks/results/cpu.json: 80 networks, 2 min 50 s with one thread of a server's CPU, of which training
+51 s and measuring 78 s."""
 
 _SLOW = ("jem", "free", "cure", "jacreg", "flat_adv")  # left out where seconds count
 
@@ -156,6 +158,7 @@ QUICK = LikelihoodLandscapes(
     radii_trained=(0.02, 0.1, 0.2),
     energy_eps=(0.05, 0.1, 0.3, 0.5),
 )
+"""Stored in the notebook: 44 networks, 36 s on the same machine."""
 
 GPU = LikelihoodLandscapes(
     dataset="cifar10",
@@ -183,6 +186,7 @@ GPU = LikelihoodLandscapes(
     energy_eps=(2 / 255, 4 / 255, 8 / 255, 16 / 255, 32 / 255),
     curvature_points=0,
 )
+"""Meant for ten minutes on one GPU, and not measured yet."""
 
 FULL = LikelihoodLandscapes(
     dataset="cifar10",
@@ -206,3 +210,4 @@ FULL = LikelihoodLandscapes(
     energy_eps=(2 / 255, 4 / 255, 8 / 255, 16 / 255, 32 / 255, 64 / 255),
     curvature_points=1000,
 )
+"""The usual benchmark recipe, at hours per method on one GPU; not run yet, only its shapes are checked."""

@@ -58,6 +58,7 @@ def _local(workers: int) -> Iterator[Client]:
             processes=True,
             host="127.0.0.1",
             dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # it serves HTTP anyway: any free port will do
             memory_limit=0,  # the memory is the kernels', which dask does not see
             silence_logs=logging.CRITICAL,
         ) as cluster,

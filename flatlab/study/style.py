@@ -70,7 +70,7 @@ th { text-align: left; font-size: .8rem; font-weight: 600; color: var(--soft); p
 thead th { border-bottom: 1.5px solid var(--ink); vertical-align: bottom; }
 td, tbody th { vertical-align: top; padding: .85rem 1.1rem .85rem 0; border-bottom: 1px solid var(--line); }
 td:last-child, th:last-child { padding-right: 0; }
-tbody th { white-space: normal; font-weight: 400; font-size: inherit; color: var(--ink); min-width: 17rem;
+tbody th { white-space: normal; font-weight: 400; font-size: inherit; color: var(--ink); min-width: 15rem;
   line-height: 1.45; }
 tbody th b { font-weight: 700; margin-right: .25rem; }
 .number { font-variant-numeric: tabular-nums lining-nums; white-space: nowrap; }

@@ -19,7 +19,7 @@ def test_a_profile_gathers_the_measures(digits_test) -> None:
     assert row["phi"] <= row["phi_adv"] * 1.01
     g.manual_seed(5)
     moved = flatness.log_density(net(attacks.pgd(net, x, y, 0.1, steps=20, generator=g)))
-    assert row["shift"] == pytest.approx(float((moved - flatness.log_density(net(x))).abs().mean()), rel=1e-5)
+    assert row["shift"] == pytest.approx(float((moved - flatness.log_density(net(x))).abs().mean().detach()), rel=1e-5)
     assert row["sharpness"] > 0
     assert row == profile(net, x, y, 0.1, weights_at=(x, y), **settings)
     assert "trace" not in profile(net, x, y, 0.1, **settings)

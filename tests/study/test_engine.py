@@ -1,10 +1,13 @@
 """A batch of jobs: planning, resuming, failing alone, several at a time."""
 
 import os
+import socket
 import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +216,19 @@ def test_two_batches_at_once(study: Any) -> None:
     assert study.leftovers() == []
 
 
+@pytest.fixture
+def dask_port_taken() -> Iterator[None]:
+    """As if another batch, or another program, were serving on dask's usual port."""
+    with socket.socket() as taken:
+        with suppress(OSError):
+            taken.bind(("127.0.0.1", 8787))
+            taken.listen()
+        yield
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("dask_port_taken")
+@pytest.mark.filterwarnings("error:Port")
 def test_several_workers_one_of_which_dies(study: Any) -> None:
     study.notebook("a", "import os; print(os.environ['OMP_NUM_THREADS'])")
     study.notebook("b", "import os, signal; os.kill(os.getppid(), signal.SIGKILL)", "import time; time.sleep(60)")
