@@ -271,3 +271,42 @@ def test_claims_refuse_nonsense():
 
 def test_counts():
     assert table().counts() == {"supported": 1, "contradicted": 0, "inconclusive": 0, "not run": 1}
+
+
+TUNED = {"adam": {"lr": 0.03}, "adam_cm": {"lr": 0.01, "capacity": 5}, "budget": 200, HOSTILE: {}}
+
+
+def test_tuned_values_travel_with_the_numbers_and_are_not_compared():
+    plain, meta = table()._repr_mimebundle_()
+    data, metadata = table(settings=TUNED)._repr_mimebundle_()
+    assert data[MIME] == plain[MIME]
+    assert data["text/plain"] == plain["text/plain"]
+    assert metadata[MIME] == meta[MIME] | {"settings": TUNED}
+    json.dumps([data, metadata], allow_nan=False)
+    assert "<details><summary>tuned in this run</summary>" in data["text/html"]
+    assert "adam: lr = 0.03<br>adam_cm: lr = 0.01, capacity = 5<br>budget: 200<br>" in data["text/html"]
+    assert "<script" not in data["text/html"]
+    assert "<details" not in plain["text/html"]
+
+
+def test_tuned_values_are_recorded_and_read_again(tmp_path):
+    tab = table("cpu", settings=TUNED)
+    (found,) = from_notebook(json.loads(nbformat.writes(notebook(tab))))
+    assert found.settings == TUNED
+    assert ClaimTable.from_dict(json.loads(json.dumps(tab.to_dict()))).to_dict() == tab.to_dict()
+    record([found, table("cpu", "02_untuned")], "cpu", tmp_path)
+    papers = recorded(tmp_path)["cpu"]["papers"]
+    assert papers["01_demo"]["settings"] == TUNED
+    assert set(papers["01_demo"]) - set(papers["02_untuned"]) == {"settings"}
+
+
+def test_tables_written_before_there_were_settings_are_read():
+    content = table().to_dict()
+    assert "settings" not in content
+    assert ClaimTable.from_dict(content).settings == {}
+
+
+@pytest.mark.parametrize("settings", [{"lr": math.nan}, {"lr": {1, 2}}, {"optimizer": ClaimTable}, [1]])
+def test_settings_that_json_cannot_hold_are_refused(settings):
+    with pytest.raises(ValueError, match="01_demo: settings must be plain JSON values by name"):
+        table(settings=settings)

@@ -9,7 +9,7 @@ import pytest
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-MAY_IMPORT = {"flatlab", "numpy", "pandas", "torch", "matplotlib", "seaborn", "dataclasses", "time", "warnings"}
+MAY_IMPORT = {"flatlab", "numpy", "pandas", "torch", "matplotlib", "seaborn", "dataclasses", "functools", "time", "warnings"}
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda p: p.stem)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from flatlab import attacks, data, defenses, models, presets
-from flatlab.presets import likelihood_landscapes
+from flatlab import attacks, data, defenses, models, optim, presets
+from flatlab.presets import critical_momenta, likelihood_landscapes, momenta_claims
 
 
 @pytest.mark.parametrize("preset", presets.NAMES)
@@ -27,6 +27,36 @@ def test_every_preset_is_complete_and_fits_its_data(preset: str) -> None:
 def test_the_weights_in_use_are_among_those_that_were_tried() -> None:
     for name, options in likelihood_landscapes.WEIGHTS.items():
         assert options in presets.resolve("likelihood_landscapes", "cpu").choices(name)
+
+
+@pytest.mark.parametrize("preset", presets.NAMES)
+def test_every_preset_of_critical_momenta_fits_its_data(preset: str) -> None:
+    cfg = presets.resolve("critical_momenta", preset)
+    assert cfg.dataset in data.available()
+    assert {"adam", "cm"} <= set(cfg.images) & set(cfg.texts) & set(cfg.online)
+    assert not set(cfg.seeds) & set(cfg.tuning_seeds), "reported seeds must not be those of the tuning"
+    for task, names in (("images", cfg.images), ("texts", cfg.texts), ("online", cfg.online)):
+        assert set(names) <= set(cfg.tuned[task])
+    shape, classes = {
+        "digits": ((1, 8, 8), 10), "cifar10": ((3, 32, 32), 10), "cifar100": ((3, 32, 32), 100)
+    }[cfg.dataset]  # fmt: skip
+    with torch.device("meta"):
+        network = models.build(cfg.model, shape, classes, options=cfg.model_options).eval()
+        assert network(torch.rand(2, *shape)).shape == (2, classes)
+        reader = models.build(cfg.text_model, (cfg.length,), 50, options=cfg.text_options).eval()
+        assert reader(torch.zeros(2, cfg.length, dtype=torch.int64)).shape == (2, cfg.length, 50)
+
+
+def test_every_method_of_critical_momenta_can_be_made() -> None:
+    for method in critical_momenta.METHODS.values():
+        optim.make_optimizer(method.optimizer, [torch.zeros(2, requires_grad=True)], lr=0.1, **method.options)
+    assert len({claim.id for claim in momenta_claims.CLAIMS}) == len(momenta_claims.CLAIMS)
+
+
+def test_tuned_rates_are_inside_grids_that_may_have_grown() -> None:
+    for task, rates in critical_momenta.TUNED.items():
+        grid = critical_momenta.GRID.get(task, critical_momenta.GRID["toys"])
+        assert all(min(grid) / 10 <= rate <= max(grid) * 10 for rate in rates.values())
 
 
 def test_overrides_are_checked_by_name_and_type() -> None:

@@ -27,6 +27,7 @@ ALLOWED = {
     "models": BASE,
     "flatness": BASE,
     "optim": BASE,
+    "surfaces": BASE,
     "train": BASE | {"data", "models", "flatness", "optim"},
     "stats": {"checks"},
     "claims": {"stats", "checks"},

@@ -1,6 +1,8 @@
 """Recorded claims: one JSON file per preset, and the table that a README shows of them.
 
 {"schema": 1, "preset": "cpu", "papers": {notebook: {"claims": [...], "environment": {...}, "seconds": 71.0, ...}}}
+
+A notebook that tuned something has its values under "settings", beside its seeds.
 """
 
 import json
@@ -15,6 +17,7 @@ from flatlab.stats import Estimate
 
 SCHEMA = 1
 README_MARKERS = ("<!-- claims:begin -->", "<!-- claims:end -->")
+RUN = ("title", "seeds", "device", "environment", "settings")  # what is kept of a run; settings only if there are any
 _FIELDS = ("id", "statement", "source", "where", "rule", "verdict", "estimate")
 _ORDER = ("quick", "cpu", "gpu", "full")
 
@@ -42,7 +45,7 @@ def record(
         if table.preset != preset:
             raise ValueError(f"{table.paper} ran with preset {table.preset!r}, not {preset!r}: record it under its own")
         content = table.to_dict()
-        entry = {name: content[name] for name in ("title", "seeds", "device", "environment", "claims")}
+        entry = {name: content[name] for name in (*RUN, "claims") if name != "settings" or name in content}
         papers[table.paper] = entry | {"seconds": (seconds or {}).get(table.paper)}
     content = {"schema": SCHEMA, "preset": preset, "papers": dict(sorted(papers.items()))}
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

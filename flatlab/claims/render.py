@@ -46,9 +46,13 @@ def html_table(
     caption: str,
     preset: str,
     others: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    settings: Mapping[str, Any] | None = None,
     notes: Iterable[str] = (),
 ) -> str:
-    """The table of a notebook. `others`: preset -> claim id -> recorded claim, one more column each."""
+    """The table of a notebook. `others`: preset -> claim id -> recorded claim, one more column each.
+
+    `settings`: what the run tuned, folded away below the table.
+    """
     heads = ["claim", "paper's value", f"ours ({preset})", "interval", "n", "rule", "verdict"]
     heads += [f"recorded: {name}" for name in others]
     cell = 'style="text-align: left; vertical-align: top"'  # Jupyter aligns right and reads no style sheet of ours
@@ -59,7 +63,7 @@ def html_table(
         rows.append("".join(f"<td {cell}>{value}</td>" for value in values))
     head = "".join(f'<th scope="col" {cell}>{escape(name)}</th>' for name in heads)
     body = "".join(f"<tr>{row}</tr>" for row in rows)
-    tail = "".join(f"<p>{escape(note)}</p>" for note in notes)
+    tail = _settings(settings or {}) + "".join(f"<p>{escape(note)}</p>" for note in notes)
     return (
         f"<table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{tail}"
     )
@@ -128,6 +132,19 @@ def interval(estimate: Estimate) -> str:
 def p_value(p: float | None) -> str:
     """The words "p = 0.03" or "p < 0.001", or nothing."""
     return "" if p is None else "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    """Tuned values as a line that opens, such as "adam: lr = 0.03"; nothing without any."""
+    lines = [f"{name}: {_setting(value)}" for name, value in settings.items()]
+    body = "<br>".join(escape(line) for line in lines)
+    return f"<details><summary>tuned in this run</summary><small>{body}</small></details>" if lines else ""
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} = {_setting(inner)}" for name, inner in value.items()) or "–"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _recorded(claim: Mapping[str, Any] | None, rule: str) -> str:

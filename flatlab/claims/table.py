@@ -1,6 +1,7 @@
 """A claim, and the table of claims that a notebook displays."""
 
 import importlib.metadata
+import json
 import math
 import platform
 from collections import Counter
@@ -101,6 +102,8 @@ class ClaimTable:
         title: heading of the table.
         device: what the run computed on.
         environment: versions; by default those of this process.
+        settings: values that the run chose by tuning, such as {"adam": {"lr": 0.03}}; anything that JSON can hold.
+            They are recorded with the numbers, and differ from run to run as those do.
     """
 
     def __init__(
@@ -113,11 +116,13 @@ class ClaimTable:
         title: str = "",
         device: str = "",
         environment: Mapping[str, str] | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.claims = tuple(claims)
         self.paper, self.preset, self.title, self.device = paper, preset, title, str(device)
         self.seeds = tuple(int(seed) for seed in seeds)
         self.environment = dict(versions() if environment is None else environment)
+        self.settings = _plain(paper, settings or {})
         if not self.claims:
             raise ValueError(f"{paper}: a claim table needs at least one claim")
         repeated = [name for name, times in Counter(claim.id for claim in self.claims).items() if times > 1]
@@ -139,7 +144,8 @@ class ClaimTable:
         """Everything, as JSON without NaN."""
         head = {"schema": records.SCHEMA, "paper": self.paper, "title": self.title, "preset": self.preset}
         run = {"seeds": list(self.seeds), "device": self.device, "environment": self.environment}
-        return head | run | {"claims": [claim.to_dict() for claim in self.claims]}
+        tuned = {"settings": self.settings} if self.settings else {}
+        return head | run | tuned | {"claims": [claim.to_dict() for claim in self.claims]}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "ClaimTable":
@@ -151,7 +157,7 @@ class ClaimTable:
         names = ("paper", "preset", "seeds", "title", "device", "environment")
         try:
             claims = [Claim.from_dict(claim) for claim in content["claims"]]
-            return cls(claims, **{name: content[name] for name in names})
+            return cls(claims, **{name: content[name] for name in names}, settings=content.get("settings"))
         except (KeyError, TypeError) as error:
             raise ValueError(f"claims cannot be read: {error!r}") from error
 
@@ -164,7 +170,8 @@ class ClaimTable:
             {n: value for n, value in claim.items() if n == "id" or n not in _STABLE} for claim in full["claims"]
         ]
         data = {"schema": records.SCHEMA, "paper": self.paper, "claims": stable}
-        rest = {name: full[name] for name in ("title", "preset", "seeds", "device", "environment")}
+        rest = {name: full[name] for name in records.RUN if name in full}
+        rest["preset"] = self.preset
         return (
             {"text/plain": repr(self), "text/html": self._repr_html_(), MIME: data},
             {MIME: rest | {"numbers": numbers}},
@@ -182,6 +189,7 @@ class ClaimTable:
             caption=self.title or f"Claims of {self.paper}",
             preset=self.preset,
             others=others,
+            settings=self.settings,
             notes=problems,
         )
 
@@ -201,6 +209,14 @@ def from_notebook(notebook: Mapping[str, Any]) -> list[ClaimTable]:
                 claims = [{**claim, **numbers.get(claim.get("id"), {})} for claim in data.get("claims", ())]
                 tables.append(ClaimTable.from_dict({**data, **rest, "claims": claims}))
     return tables
+
+
+def _plain(paper: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of the settings as JSON gives them back, so that a table read from a file equals the one written."""
+    try:
+        return dict(json.loads(json.dumps(dict(settings), allow_nan=False)))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{paper}: settings must be plain JSON values by name, got {settings!r} ({error})") from error
 
 
 def versions() -> dict[str, str]:

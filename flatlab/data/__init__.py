@@ -1,19 +1,22 @@
-"""Image sets by name: one uint8 tensor per split, from embedded data, hub-layout parquet files or class folders.
+"""Image sets and texts by name, from embedded data or from files in the layout of the hub.
+
+An image set is one uint8 tensor per split, a text (`load_text`) one tensor of character codes.
 
     from flatlab import data
     train = data.load_images("digits", "train")
     x, y = train.float()
 
-`digits` ships with scikit-learn and is always there. The other sets are read from the folder that `root=` or
-`$FLATLAB_DATA` names, and decoded once into a memory-mapped cache. `download` is the only function that uses the
-network. A new image set is one entry in `registry.py`.
+`digits` ships with scikit-learn and is always there, and so is the text `python_topics`, which ships with Python. The
+others are read from the folder that `root=` or `$FLATLAB_DATA` names; images are decoded once into a memory-mapped
+cache. `download` is the only function that uses the network. A new image set is one entry in `registry.py`.
 """
 
 from flatlab.data.download import download
 from flatlab.data.errors import DataCorrupt, DataNotFound, DownloadFailed
-from flatlab.data.images import ImageSet, holdout
+from flatlab.data.images import ImageSet, holdout, noisy_labels
 from flatlab.data.load import SplitStatus, load_images, status, verify
 from flatlab.data.registry import available
+from flatlab.data.text import TextSet, Windows, load_text
 
 __all__ = [
     "DataCorrupt",
@@ -21,10 +24,14 @@ __all__ = [
     "DownloadFailed",
     "ImageSet",
     "SplitStatus",
+    "TextSet",
+    "Windows",
     "available",
     "download",
     "holdout",
     "load_images",
+    "load_text",
+    "noisy_labels",
     "status",
     "verify",
 ]

@@ -111,6 +111,21 @@ def holdout(images: ImageSet, size: int | float, *, seed: int) -> tuple[ImageSet
     return images.subset(~held), images.subset(held)
 
 
+def noisy_labels(images: ImageSet, fraction: float, *, seed: int) -> ImageSet:
+    """The images with a fraction of the labels replaced by labels drawn uniformly (some of which are right by chance).
+
+    Raises:
+        ValueError: unless 0 <= fraction <= 1.
+    """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"fraction must lie in [0, 1], got {fraction!r}")
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(len(images), generator=generator)[: round(fraction * len(images))]
+    labels = images.y.clone()
+    labels[rows] = torch.randint(len(images.classes), (len(rows),), generator=generator)
+    return replace(images, y=labels)
+
+
 def _luminance(x: Tensor) -> Tensor:
     """ITU-R BT.601 luma in 16-bit fixed point, which is what Pillow computes for mode "L"."""
     red, green, blue = x.int().split(1, dim=1)

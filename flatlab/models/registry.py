@@ -7,21 +7,33 @@ import torch
 from torch import nn
 
 from flatlab import checks
+from flatlab.models.char_gpt import char_gpt
+from flatlab.models.char_lstm import char_lstm
 from flatlab.models.mlp import mlp
 from flatlab.models.resnet import preact_resnet18, wide_resnet
 from flatlab.models.small_cnn import small_cnn
 
-_BUILDERS: dict[str, Callable[..., nn.Module]] = {
+
+def _lstm(shape: Sequence[int], symbols: int, **options: Any) -> nn.Module:
+    return char_lstm(symbols, **options)  # takes windows of any length
+
+
+def _gpt(shape: Sequence[int], symbols: int, **options: Any) -> nn.Module:
+    return char_gpt(symbols, **{"context": shape[0]} | options)
+
+
+_IMAGE: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
     "small_cnn": small_cnn,
     "preact_resnet18": preact_resnet18,
     "wide_resnet": wide_resnet,
 }
+_TEXT: dict[str, Callable[..., nn.Module]] = {"char_lstm": _lstm, "char_gpt": _gpt}
 
 
-def available() -> tuple[str, ...]:
-    """Names that `build` takes."""
-    return tuple(_BUILDERS)
+def available(kind: str = "image") -> tuple[str, ...]:
+    """Names that `build` takes for inputs of a kind: "image" or "text"."""
+    return tuple(_IMAGE if checks.one_of("kind of input", kind, ("image", "text")) == "image" else _TEXT)
 
 
 def build(
@@ -30,13 +42,16 @@ def build(
     """A freshly initialised network; the same seed gives the same weights, and torch's global state is untouched.
 
     Args:
-        name: one of `available()`.
-        shape: (C, H, W) of one input.
-        classes: number of logits.
+        name: one of `available()` or `available("text")`.
+        shape: of one input: (C, H, W) of an image, (T,) of a window of T characters.
+        classes: number of logits, for a text one for each character of its alphabet.
         seed: of the initial weights.
         options: keyword options of the builder, such as {"widths": (64, 64)}.
     """
-    builder = _BUILDERS[checks.one_of("model", name, _BUILDERS)]
+    builders = _IMAGE | _TEXT
+    builder = builders[checks.one_of("model", name, builders)]
+    if name in _TEXT and len(shape) != 1:
+        raise ValueError(f"{name} takes windows of text, of shape (T,), got shape {tuple(shape)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return builder(shape, classes, **(options or {}))

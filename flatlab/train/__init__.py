@@ -7,29 +7,47 @@
 An objective is any callable `objective(model, x, y, step_fraction) -> loss`, the mean over the samples of the batch;
 `flatlab.defenses.make` returns such objects. Several seeds of a small network train side by side as one module
 (`flatlab.models.stacked`), each with its own initial weights, batch order and noise.
+
+    found = sweep(score, {"adam": {"lr": [1e-3, 1e-2]}}, seeds=[0, 1], extend=4)
+    models = fit_seeds(..., seeds=found.fresh(range(10, 15)))
+
+`sweep` tunes the options of each method on seeds of their own, with a grid that grows until the optimum is inside it.
 """
 
 from flatlab.train.augment import crop_flip
-from flatlab.train.callbacks import Callback, TrainingState
+from flatlab.train.callbacks import Callback, FirstBelow, TrainingState
 from flatlab.train.checkpoint import load_checkpoint, save_checkpoint
 from flatlab.train.device import pick_device
-from flatlab.train.loop import History, Recipe, TrainingDiverged, accuracy, cross_entropy, fit
+from flatlab.train.evaluate import Evaluation, accuracy, evaluate_loss
+from flatlab.train.loop import History, Recipe, TrainingDiverged, cross_entropy, fit, next_token
+from flatlab.train.online import Stream, fit_online, permuted_stream
 from flatlab.train.schedules import schedule
 from flatlab.train.seeds import fit_seeds
+from flatlab.train.sweep import Sweep, Trial, sweep
 
 __all__ = [
     "Callback",
+    "Evaluation",
+    "FirstBelow",
     "History",
     "Recipe",
+    "Stream",
+    "Sweep",
     "TrainingDiverged",
     "TrainingState",
+    "Trial",
     "accuracy",
     "crop_flip",
     "cross_entropy",
+    "evaluate_loss",
     "fit",
+    "fit_online",
     "fit_seeds",
     "load_checkpoint",
+    "next_token",
+    "permuted_stream",
     "pick_device",
     "save_checkpoint",
     "schedule",
+    "sweep",
 ]

@@ -4,7 +4,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from flatlab.models.stacked import unstack
+from flatlab.modes import evaluating
 
 
 @dataclass
@@ -44,3 +48,37 @@ class Callback(Protocol):
 
     def on_epoch(self, state: TrainingState) -> None:
         """After each epoch."""
+
+
+class FirstBelow:
+    """Keeps each network as it was after the first epoch in which its loss came down to a level.
+
+    Networks of different methods can then be compared at one training loss: with the loss, the curvature of the
+    cross-entropy falls by itself.
+
+    Attributes:
+        models: seed -> the network then, in eval mode; seeds that have not come down to the level are missing.
+        epochs: seed -> that epoch, counted from 1.
+    """
+
+    def __init__(self, like: nn.Module, x: Tensor, y: Tensor, level: float) -> None:
+        """`like`: a network of the architecture; x (N, ...), y (N,): where the loss is taken; `level` in nats."""
+        self.like, self.x, self.y, self.level = like, x, y, level
+        self.models: dict[int, nn.Module] = {}
+        self.epochs: dict[int, int] = {}
+
+    def on_step(self, state: TrainingState, loss: Tensor) -> None:
+        """Nothing."""
+
+    def on_epoch(self, state: TrainingState) -> None:
+        """Look at the loss of the networks that are still above the level."""
+        if all(seed in self.models for seed in state.seeds):
+            return
+        count = len(state.seeds)
+        with evaluating(state.model), torch.no_grad():
+            logits = state.model(self.x.repeat(count, *[1] * (self.x.ndim - 1)))
+        losses = F.cross_entropy(logits, self.y.repeat(count), reduction="none").view(count, -1).mean(1).tolist()
+        for index, (seed, loss) in enumerate(zip(state.seeds, losses, strict=True)):
+            if seed not in self.models and loss <= self.level:
+                self.models[seed] = unstack(state.model, self.like)[index].eval()
+                self.epochs[seed] = state.epoch

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from flatlab import checks
 from flatlab.models.stacked import Stacked
-from flatlab.modes import evaluating
 from flatlab.streams import Streams
+from flatlab.train import stacking
+from flatlab.train.batches import as_float, targets
 from flatlab.train.callbacks import Callback, TrainingState
 from flatlab.train.checkpoint import load_checkpoint, save_checkpoint
 from flatlab.train.schedules import schedule
@@ -24,7 +25,10 @@ _CHECK_EVERY = 20  # steps between looks at the loss on a GPU, where each look w
 
 
 class Labelled(Protocol):
-    """A data set with inputs x (N, ...), uint8 or float in [0, 1], and int64 labels y (N,)."""
+    """A data set with inputs x (N, ...) and int64 targets y.
+
+    Images are uint8 or float in [0, 1] with labels (N,); texts are int64 codes (N, T) with the next codes (N, T).
+    """
 
     @property
     def x(self) -> Tensor: ...
@@ -45,7 +49,8 @@ class Recipe:
         epochs: passes over the data.
         batch_size: samples of each seed per step; the last, smaller batch of an epoch is used too.
         lr: the peak learning rate.
-        optimizer: a torch optimizer class, called as optimizer(parameters, lr=lr, **options).
+        optimizer: a torch optimizer class, called as optimizer(parameters, lr=lr, **options); one that says
+            `stacks = True` is told of S stacked networks as well, with networks=S.
         options: its further options, such as {"momentum": 0.9}.
         schedule: name of a schedule in `flatlab.train.schedules`.
         grad_clip: largest norm of one network's gradient, or None.
@@ -85,6 +90,11 @@ def cross_entropy(model: nn.Module, x: Tensor, y: Tensor, step_fraction: float =
     return F.cross_entropy(model(x), y)
 
 
+def next_token(model: nn.Module, x: Tensor, y: Tensor, step_fraction: float = 1.0) -> Tensor:
+    """The objective of a language model: mean cross-entropy over all positions of codes x and next codes y, (N, T)."""
+    return F.cross_entropy(model(x).flatten(0, -2), y.flatten())
+
+
 def fit(
     model: nn.Module,
     data: Labelled,
@@ -100,7 +110,7 @@ def fit(
 
     Args:
         model: one network, or `stack_models` of S.
-        data: inputs (N, ...) and labels (N,).
+        data: inputs (N, ...) and labels (N,), or a target for each position of a sample (N, ...).
         objective: maps (model, x, y, step_fraction) to the mean loss over the batch. If it has a method
             `seeded(seeds, device)`, a copy with fresh random streams is used; if it has `state_dict` and
             `load_state_dict`, they are part of the checkpoint; `replays` repeats each batch.
@@ -131,16 +141,6 @@ def fit(
     return History(tuple(run.state.losses), run.state.step)
 
 
-def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 1024) -> float:
-    """Fraction of the inputs (N, ...) in [0, 1] that `model` classifies as `y` (N,), in eval mode."""
-    checks.labels(y, len(checks.inputs(x)))
-    with evaluating(model), torch.no_grad():
-        hits = [
-            (model(xb).argmax(1) == yb).sum() for xb, yb in zip(x.split(batch_size), y.split(batch_size), strict=True)
-        ]
-    return int(torch.stack(hits).sum()) / len(y)
-
-
 class _Run:
     """One training: its data on the device, its optimizer, and where it stands."""
 
@@ -156,13 +156,15 @@ class _Run:
         seeded = getattr(objective, "seeded", None)
         # Weights, batch order and noise of one seed must not come from one stream: noise gets its own.
         self.objective = seeded([seed + 1_000_003 for seed in streams.seeds], streams.device) if seeded else objective
-        self.x, self.y = data.x.to(streams.device), checks.labels(data.y, len(data.x)).to(streams.device)
+        self.x, self.y = data.x.to(streams.device), targets(data.y, len(data.x)).to(streams.device)
         if len(self.x) * self.x[0].numel() <= 1e7:  # small sets once; large ones batch by batch, to spare memory
-            self.x = _as_float(self.x)
+            self.x = as_float(self.x)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.replays = int(getattr(objective, "replays", 1))
         batches = math.ceil(len(self.x) / recipe.batch_size)
-        optimizer = recipe.optimizer(self.parameters, lr=recipe.lr, **recipe.options)
+        optimizer = stacking.make(
+            recipe.optimizer, self.parameters, lr=recipe.lr, options=recipe.options, networks=count
+        )
         self.state = TrainingState(model, optimizer, streams.seeds, recipe.epochs * batches * self.replays)
         self.schedule = schedule(recipe.schedule)
         full_precision = bool(getattr(objective, "full_precision", False))
@@ -178,7 +180,7 @@ class _Run:
         first = state.step
         for start in range(0, len(self.x), self.recipe.batch_size):
             index = order[:, start : start + self.recipe.batch_size].flatten()
-            x, y = _as_float(self.x[index]), self.y[index]
+            x, y = as_float(self.x[index]), self.y[index]
             if self.recipe.augment is not None:
                 x = self.recipe.augment(x, self.streams)
             for _ in range(self.replays):
@@ -247,6 +249,7 @@ class _Run:
     def settings(self) -> dict[str, Any]:
         """What must agree between a checkpoint and the training that continues from it."""
         recipe = self.recipe
+        optimizer, options = stacking.unwrapped(recipe.optimizer, recipe.options)
         return {
             "seeds": list(self.state.seeds),
             "samples": len(self.x),
@@ -257,7 +260,8 @@ class _Run:
                 recipe.lr,
                 recipe.schedule,
                 recipe.grad_clip,
-                str(sorted(recipe.options.items())),
+                getattr(optimizer, "__name__", None) or repr(optimizer),
+                str(sorted(options.items())),
             ],
         }
 
@@ -289,7 +293,3 @@ class _Run:
         if hasattr(self.objective, "load_state_dict"):
             self.objective.load_state_dict(saved["objective"])
         self.state.epoch, self.state.step, self.state.losses = saved["epoch"], saved["step"], saved["losses"]
-
-
-def _as_float(x: Tensor) -> Tensor:
-    return x.float().div_(255) if x.dtype == torch.uint8 else x

@@ -16,17 +16,7 @@ from flatlab import checks
 from flatlab.models.stacked import stack_models, stackable, unstack
 from flatlab.train.callbacks import Callback, TrainingState
 from flatlab.train.loop import Labelled, Objective, Recipe, fit
-
-# Optimizers that treat every weight by itself: S networks stacked then move exactly as S networks apart.
-_ELEMENTWISE = {
-    torch.optim.SGD,
-    torch.optim.Adam,
-    torch.optim.AdamW,
-    torch.optim.RMSprop,
-    torch.optim.Adagrad,
-    torch.optim.NAdam,
-    torch.optim.RAdam,
-}
+from flatlab.train.stacking import keeps_apart
 
 
 def fit_seeds(
@@ -64,11 +54,11 @@ def fit_seeds(
     if not seeds:
         raise ValueError("seeds is empty: name at least one seed")
     models = [build(seed) for seed in seeds]
-    elementwise = recipe.optimizer in _ELEMENTWISE
-    if strategy == "stacked" and not (elementwise and stackable(models[0])):
+    possible = keeps_apart(recipe.optimizer, recipe.options) and stackable(models[0])
+    if strategy == "stacked" and not possible:
         raise ValueError("this network or optimizer cannot be stacked; use strategy='auto' or 'sequential'")
     watchers = list(callbacks)
-    if len(seeds) > 1 and strategy != "sequential" and elementwise and stackable(models[0]):
+    if len(seeds) > 1 and strategy != "sequential" and possible:
         stacked = stack_models(models).to(device)
         fit(stacked, data, objective, recipe, seeds=seeds, callbacks=watchers, checkpoint=checkpoint, progress=progress)
         return unstack(stacked, models[0])

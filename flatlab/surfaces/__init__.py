@@ -1,0 +1,56 @@
+"""Test functions for optimizers, valued at many points at once, and the descent of many starts as one parameter.
+
+A surface draws starts, descend takes them down, and the result says where they arrived:
+
+    surface = surfaces.levy(dims=2)
+    starts = surface.uniform_starts(64, generator=torch.Generator().manual_seed(0))
+    run = surfaces.descend(surface, starts, torch.optim.Adam, steps=500, lr=0.3, schedule="cosine")
+    run.reached(surface.optimum + 0.05)          # (64,) bool
+    surface.top_curvature(run.x)                 # (64,)
+"""
+
+import inspect
+from collections.abc import Callable
+
+from flatlab import checks
+from flatlab.surfaces.base import Surface
+from flatlab.surfaces.basins import TwoBasins, two_basins
+from flatlab.surfaces.classic import ackley, goldstein_price, levy
+from flatlab.surfaces.descend import Descent, descend
+
+__all__ = [
+    "Descent",
+    "Surface",
+    "TwoBasins",
+    "ackley",
+    "available",
+    "descend",
+    "goldstein_price",
+    "levy",
+    "make",
+    "two_basins",
+]
+
+_REGISTRY: dict[str, Callable[..., Surface]] = {
+    "ackley": ackley,
+    "levy": levy,
+    "goldstein_price": goldstein_price,
+    "two_basins": two_basins,
+}
+
+
+def available() -> tuple[str, ...]:
+    """The names that `make` knows."""
+    return tuple(_REGISTRY)
+
+
+def make(name: str, **options: float) -> Surface:
+    """The surface called `name`, with the options of its function, such as `dims`.
+
+    Raises:
+        ValueError: an unknown name or option (the valid ones are listed), or a value out of bounds.
+    """
+    function = _REGISTRY[checks.one_of("surface", name, _REGISTRY)]
+    for key in options:
+        checks.one_of(f"option of {name}", key, inspect.signature(function).parameters)
+    return function(**options)

@@ -1,0 +1,57 @@
+"""How well a trained network does: loss and accuracy over a whole set, in batches, in eval mode."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flatlab import checks
+from flatlab.modes import evaluating
+from flatlab.train.batches import as_float, targets
+
+
+class Evaluation(NamedTuple):
+    """Mean cross-entropy in nats, and the fraction of right predictions in [0, 1]."""
+
+    loss: float
+    accuracy: float
+
+
+def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 1024) -> float:
+    """Fraction of the inputs (N, ...) in [0, 1] that `model` classifies as `y` (N,), in eval mode."""
+    checks.labels(y, len(checks.inputs(x)))
+    with evaluating(model), torch.no_grad():
+        hits = [
+            (model(xb).argmax(1) == yb).sum() for xb, yb in zip(x.split(batch_size), y.split(batch_size), strict=True)
+        ]
+    return int(torch.stack(hits).sum()) / len(y)
+
+
+def evaluate_loss(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 1024) -> Evaluation:
+    """Mean cross-entropy and accuracy over all targets, in eval mode.
+
+    Args:
+        model: maps x to logits of shape (*y.shape, classes).
+        x: (N, ...): images, uint8 or float in [0, 1], or codes of characters.
+        y: (N,) labels of images, or (N, T) next characters.
+        batch_size: samples at once.
+
+    Raises:
+        ValueError: no samples, targets that do not match x, or logits that do not match y.
+    """
+    checks.at_least("batch_size", batch_size, 1)
+    if len(x) == 0:
+        raise ValueError("x is empty: there is nothing to evaluate")
+    targets(y, len(x))
+    losses, hits = [], []
+    with evaluating(model), torch.no_grad():
+        for xb, yb in zip(x.split(batch_size), y.split(batch_size), strict=True):
+            logits = model(as_float(xb))
+            if logits.shape[:-1] != yb.shape:
+                raise ValueError(
+                    f"the model must return logits of shape {(*yb.shape, 'classes')}, got {tuple(logits.shape)}"
+                )
+            losses.append(F.cross_entropy(logits.flatten(0, -2), yb.flatten(), reduction="sum").double())
+            hits.append((logits.argmax(-1) == yb).sum())
+    return Evaluation(float(torch.stack(losses).sum()) / y.numel(), int(torch.stack(hits).sum()) / y.numel())

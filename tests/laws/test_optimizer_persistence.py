@@ -1,0 +1,116 @@
+"""Laws of saving, loading and copying: an optimizer goes on as if nothing had happened, to the last bit."""
+
+import copy
+import io
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+# Options whose absence old pickles and checkpoints may show, and that then take their defaults.
+NEW_KEYS = ("amsgrad", "maximize", "foreach", "capturable", "resum_every", "buffer_dtype", "rho", "eta", "alpha")
+
+
+def stored(state: dict[str, Any]) -> dict[str, Any]:
+    """Through a file that holds nothing but tensors and plain values."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def copies(params: list[Tensor]) -> list[Tensor]:
+    return [p.detach().clone().requires_grad_() for p in params]
+
+
+@pytest.mark.parametrize(("steps", "dtype"), [(2, torch.float64), (12, torch.float32), (12, torch.bfloat16)])
+def test_resumes_from_a_file_bit_equal(case, steps: int, dtype: torch.dtype) -> None:
+    """With a partly filled memory, and a parameter that has not begun; then with a full memory."""
+    params, opt = case.built(dtype)
+    case.run(opt, params, range(steps), idle=[1] if steps == 2 else [])
+    resumed = copies(params)
+    other = case.make(resumed, lr=0.5)  # the saved learning rate wins
+    other.load_state_dict(stored(opt.state_dict()))
+    assert case.frozen(other, resumed) == case.frozen(opt, params)
+    case.run(opt, params, range(steps, steps + 4))
+    case.run(other, resumed, range(steps, steps + 4))
+    assert case.frozen(other, resumed) == case.frozen(opt, params)
+
+
+def test_resumes_several_groups_that_began_at_different_times(case) -> None:
+    params = case.params()
+    opt = case.make([{"params": params[:1], "lr": 0.02}])
+    case.run(opt, params[:1], range(3))
+    opt.add_param_group({"params": params[1:]})
+    case.run(opt, params, range(3, 5))
+    resumed = copies(params)
+    other = case.make([{"params": resumed[:1]}, {"params": resumed[1:]}])
+    other.load_state_dict(stored(opt.state_dict()))
+    case.run(opt, params, range(5, 9))
+    case.run(other, resumed, range(5, 9))
+    assert case.frozen(other, resumed) == case.frozen(opt, params)
+
+
+def test_a_loaded_state_is_used_twice(case) -> None:
+    """Training on from a checkpoint must not change the checkpoint: a second resume gives the same."""
+    params, opt = case.built()
+    case.run(opt, params, range(6))
+    start, file = copies(params), stored(opt.state_dict())
+    ends = []
+    for _ in range(2):
+        resumed = copies(start)
+        other = case.make(resumed)
+        other.load_state_dict(copy.deepcopy(file) if case.base.__module__.startswith("torch") else file)
+        case.run(other, resumed, range(6, 10))
+        ends.append(case.frozen(other, resumed))
+    assert ends[0] == ends[1]
+
+
+def test_refuses_the_state_of_other_parameters(case) -> None:
+    params, opt = case.built()
+    case.run(opt, params, range(2))
+    with pytest.raises(ValueError, match="group"):
+        case.make(case.params()[:2]).load_state_dict(opt.state_dict())
+
+
+@pytest.mark.parametrize(("steps", "how"), [(0, "pickle"), (2, "deepcopy"), (12, "pickle")])
+def test_copies_continue_bit_equal_and_independently(case, steps: int, how: str) -> None:
+    params, opt = case.built()
+    case.run(opt, params, range(steps))
+    before = case.frozen(opt, params)
+    pair = (params, opt)
+    twins, twin = copy.deepcopy(pair) if how == "deepcopy" else pickle.loads(pickle.dumps(pair))
+    assert type(twin) is type(opt)
+    assert case.frozen(twin, twins) == before
+    case.run(twin, twins, range(steps, steps + 4))
+    assert case.frozen(opt, params) == before
+    case.run(opt, params, range(steps, steps + 4))
+    assert case.frozen(twin, twins) == case.frozen(opt, params)
+
+
+@pytest.mark.parametrize("when", ["pickled", "saved"])
+def test_options_that_old_files_lack_take_their_defaults(case, when: str) -> None:
+    params, opt = case.built()
+    case.run(opt, params, range(3))
+    held = opt.param_groups[0]
+    dropped = [key for key in NEW_KEYS if key in held and key not in case.options]
+    dropped = [key for key in dropped if case.control or case.two_pass or key != "alpha"]
+    if when == "saved":
+        if case.base.__module__.startswith("torch"):
+            dropped = [key for key in dropped if key in ("rho", "eta")]  # torch fills groups when unpickling only
+        state = stored(opt.state_dict())
+        for key in dropped:
+            del state["param_groups"][0][key]
+        twins = copies(params)
+        twin = case.make(twins)
+        twin.load_state_dict(state)
+    else:
+        removed = {key: held.pop(key) for key in dropped}
+        twins, twin = pickle.loads(pickle.dumps((params, opt)))
+        held.update(removed)
+    assert {key: twin.param_groups[0][key] for key in dropped} == {key: held[key] for key in dropped}
+    case.run(twin, twins, range(3, 6))
+    case.run(opt, params, range(3, 6))
+    assert all(torch.equal(a, b) for a, b in zip(twins, params, strict=True))
