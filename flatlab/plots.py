@@ -1,12 +1,13 @@
 """The theme and the few figure functions that notebooks share. Each returns the Axes it drew on and shows nothing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import torch
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from torch import Tensor
@@ -127,6 +128,26 @@ def seed_lines(
     look = {"style": hue, "markers": True, "dashes": False} if hue else {"marker": "o", "color": color}
     sns.lineplot(frame, x=x, y=y, hue=hue, errorbar=("ci", 95), seed=0, ax=ax, **look)
     ax.grid(alpha=0.3)
+    return ax
+
+
+def descent_paths(
+    value: Callable[[Tensor], Tensor],
+    box: tuple[float, float],
+    path: Tensor,
+    minimum: Tensor,
+    *,
+    ax: Axes | None = None,
+) -> Axes:
+    """Paths (T, S, 2) over the contours of `value` (..., 2) -> (...) on a square box; dots: ends, star: the minimum."""
+    ax = ax or plt.subplots(figsize=(3.5, 3.5))[1]
+    axis = torch.linspace(*box, 120, dtype=path.dtype)
+    grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)
+    ax.contourf(axis, axis, value(grid), levels=24, cmap="Greys_r", alpha=0.75)
+    ax.plot(*path.unbind(-1), linewidth=0.8)
+    ax.plot(*path[-1].T, "o", color="black", markersize=3)
+    ax.plot(*minimum, "*", color="red", markersize=10)
+    ax.set(xlim=box, ylim=box, xticks=[], yticks=[])
     return ax
 
 

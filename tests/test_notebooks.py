@@ -9,7 +9,18 @@ import pytest
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-MAY_IMPORT = {"flatlab", "numpy", "pandas", "torch", "matplotlib", "seaborn", "dataclasses", "functools", "time", "warnings"}
+MAY_IMPORT = {
+    "flatlab",
+    "numpy",
+    "pandas",
+    "torch",
+    "matplotlib",
+    "seaborn",
+    "dataclasses",
+    "functools",
+    "time",
+    "warnings",
+}
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda p: p.stem)
@@ -51,7 +62,7 @@ def test_code_is_short_and_plain(notebook: dict) -> None:
             assert {name.split(".")[0] for name in names} <= MAY_IMPORT
             if isinstance(node, ast.Call):
                 assert getattr(node.func, "id", "") != "open", "files go through flatlab"
-    assert lines <= 310
+    assert lines <= 360
 
 
 def test_stored_outputs_are_whole_and_small(notebook: dict, request) -> None:

@@ -15,7 +15,7 @@ An objective is any callable `objective(model, x, y, step_fraction) -> loss`, th
 """
 
 from flatlab.train.augment import crop_flip
-from flatlab.train.callbacks import Callback, FirstBelow, TrainingState
+from flatlab.train.callbacks import Callback, FirstBelow, Recorder, TrainingState
 from flatlab.train.checkpoint import load_checkpoint, save_checkpoint
 from flatlab.train.device import pick_device
 from flatlab.train.evaluate import Evaluation, accuracy, evaluate_loss
@@ -31,6 +31,7 @@ __all__ = [
     "FirstBelow",
     "History",
     "Recipe",
+    "Recorder",
     "Stream",
     "Sweep",
     "TrainingDiverged",

@@ -1,7 +1,8 @@
 """What a training loop tells those who watch it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +49,21 @@ class Callback(Protocol):
 
     def on_epoch(self, state: TrainingState) -> None:
         """After each epoch."""
+
+
+class Recorder:
+    """Keeps what a function of the training state returns after each epoch, in `values`."""
+
+    def __init__(self, measure: Callable[[TrainingState], Any]) -> None:
+        self.measure = measure
+        self.values: list[Any] = []
+
+    def on_step(self, state: TrainingState, loss: Tensor) -> None:
+        """Nothing."""
+
+    def on_epoch(self, state: TrainingState) -> None:
+        """Measure."""
+        self.values.append(self.measure(state))
 
 
 class FirstBelow:
