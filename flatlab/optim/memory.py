@@ -24,7 +24,7 @@ from flatlab.optim import ledger
 from flatlab.optim.arena import Arena
 from flatlab.optim.ledger import Ledger
 
-BLOCK = 1 << 18  # numbers of a large tensor that are updated at a time: few enough for a CPU's cache
+BLOCK = 1 << 18  # numbers of a large tensor that are updated at a time: fewer cost more in calls than caches save
 SMALL = {"cpu": 1 << 15, "cuda": 1 << 20}  # tensors below this size are updated together
 
 Number = float | Tensor  # read on the host, or (S, 1) on the device

@@ -59,7 +59,7 @@ def _wait_for(url: str, seconds: float = 60) -> None:
             time.sleep(0.5)
 
 
-@pytest.mark.parametrize("name", ["00_start_here", "01_likelihood_landscapes"])
+@pytest.mark.parametrize("name", ["00_start_here", "01_likelihood_landscapes", "05_critical_momenta"])
 def test_a_notebook_runs_to_its_end(lab: str, name: str) -> None:
     from playwright.sync_api import sync_playwright
 
