@@ -105,6 +105,7 @@ class MemoryOptimizer(Optimizer):
         if defaults.pop("differentiable"):
             raise RuntimeError("differentiable=True is not supported: the memory is updated in place")
         self._cohorts: dict[int, Cohort] = {}
+        self._scratch: dict[Any, Tensor] = {}
         super().__init__(params, defaults)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -112,7 +113,7 @@ class MemoryOptimizer(Optimizer):
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
-        self._cohorts = {}
+        self._cohorts, self._scratch = {}, {}
         self._tie()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -378,7 +379,7 @@ class MemoryOptimizer(Optimizer):
         pieces = arena.pieces(BLOCK if plan.fused else grads.shape[1], unbind=plan.fused)
         sizes = [piece.stop - piece.start for piece in pieces]
         olds = [None] * len(pieces) if weights is None else weights.split(sizes, dim=1)
-        scratch = torch.empty(grads.shape[0], max(sizes), dtype=grads.dtype, device=grads.device)
+        scratch = self._workspace(grads, max(sizes))
         cuts = zip(pieces, target.split(sizes, dim=1), grads.split(sizes, dim=1), olds, sizes, strict=True)
         for piece, moved, g, old, size in cuts:
             self._rule(plan, Block(moved, old, g, scratch[:, :size], piece.buffers))
@@ -388,6 +389,13 @@ class MemoryOptimizer(Optimizer):
             total.copy_(arena.flats["memory"].sum(0, dtype=total.dtype))
         if alias is None:
             torch._foreach_add_(arena.params, [v.to(arena.params[0].dtype) for v in arena.views(target)])
+
+    def _workspace(self, like: Tensor, width: int) -> Tensor:
+        """Uninitialised (S, width) to compute in: kept, so that on a CPU it stays in the cache from tensor to tensor."""
+        kind = (like.device, like.dtype, like.shape[0])
+        if kind not in self._scratch or self._scratch[kind].shape[1] < width:
+            self._scratch[kind] = like.new_empty(like.shape[0], width)
+        return self._scratch[kind]
 
     def _stats(self, group: dict[str, Any]) -> dict[str, Any]:
         members: dict[int, list[dict[str, Any]]] = {}
