@@ -391,7 +391,7 @@ class MemoryOptimizer(Optimizer):
             torch._foreach_add_(arena.params, [v.to(arena.params[0].dtype) for v in arena.views(target)])
 
     def _workspace(self, like: Tensor, width: int) -> Tensor:
-        """Uninitialised (S, width) to compute in: kept, so that on a CPU it stays in the cache from tensor to tensor."""
+        """Uninitialised (S, width) to compute in; kept, so that on a CPU it stays in the cache."""
         kind = (like.device, like.dtype, like.shape[0])
         if kind not in self._scratch or self._scratch[kind].shape[1] < width:
             self._scratch[kind] = like.new_empty(like.shape[0], width)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flatlab import checks
 from flatlab.models.stacked import unstack
 from flatlab.modes import evaluating
 
@@ -77,9 +78,13 @@ class FirstBelow:
         epochs: seed -> that epoch, counted from 1.
     """
 
-    def __init__(self, like: nn.Module, x: Tensor, y: Tensor, level: float) -> None:
-        """`like`: a network of the architecture; x (N, ...), y (N,): where the loss is taken; `level` in nats."""
+    def __init__(self, like: nn.Module, x: Tensor, y: Tensor, level: float, *, batch_size: int = 1024) -> None:
+        """`like`: a network of the architecture; x (N, ...), y (N,): where the loss is taken; `level` in nats.
+
+        `batch_size`: samples at once, of each network.
+        """
         self.like, self.x, self.y, self.level = like, x, y, level
+        self.batch_size = checks.at_least("batch_size", batch_size, 1)
         self.models: dict[int, nn.Module] = {}
         self.epochs: dict[int, int] = {}
 
@@ -90,11 +95,17 @@ class FirstBelow:
         """Look at the loss of the networks that are still above the level."""
         if all(seed in self.models for seed in state.seeds):
             return
-        count = len(state.seeds)
-        with evaluating(state.model), torch.no_grad():
-            logits = state.model(self.x.repeat(count, *[1] * (self.x.ndim - 1)))
-        losses = F.cross_entropy(logits, self.y.repeat(count), reduction="none").view(count, -1).mean(1).tolist()
-        for index, (seed, loss) in enumerate(zip(state.seeds, losses, strict=True)):
+        for index, (seed, loss) in enumerate(zip(state.seeds, self._losses(state), strict=True)):
             if seed not in self.models and loss <= self.level:
                 self.models[seed] = unstack(state.model, self.like)[index].eval()
                 self.epochs[seed] = state.epoch
+
+    def _losses(self, state: TrainingState) -> list[float]:
+        """The mean loss of each network in training."""
+        count, sums = len(state.seeds), []
+        with evaluating(state.model), torch.no_grad():
+            for x, y in zip(self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True):
+                logits = state.model(x.repeat(count, *[1] * (x.ndim - 1)))
+                losses = F.cross_entropy(logits, y.repeat(count), reduction="none")
+                sums.append(losses.double().view(count, -1).sum(1))
+        return (torch.stack(sums).sum(0) / len(self.y)).tolist()

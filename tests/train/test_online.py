@@ -70,7 +70,7 @@ def test_networks_are_caught_at_the_first_epoch_below_a_level(strategy: str) -> 
         for seed, net in zip(state.seeds, models.unstack(state.model, network(0)), strict=True):
             losses.setdefault(seed, []).append(train.evaluate_loss(net, x, y).loss)
 
-    caught = train.FirstBelow(network(0), x, y, 1.5)
+    caught = train.FirstBelow(network(0), x, y, 1.5, batch_size=32)
     recipe = train.Recipe(epochs=12, batch_size=30, lr=0.01)
     options = {"seeds": (3, 4), "callbacks": [caught, train.Recorder(note)], "strategy": strategy}
     train.fit_seeds(network, DIGITS, train.cross_entropy, recipe, **options)
