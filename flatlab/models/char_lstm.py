@@ -1,12 +1,9 @@
 """Character-level language model: an LSTM (Hochreiter and Schmidhuber 1997) between an embedding and a linear layer."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import torch
 from torch import Tensor, nn
 
 from flatlab import checks
+from flatlab.models.layers import without_cudnn
 
 
 class CharLSTM(nn.Module):
@@ -28,21 +25,9 @@ class CharLSTM(nn.Module):
         self.head = nn.Linear(width, symbols)
 
     def forward(self, x: Tensor) -> Tensor:
-        with _differentiable(x.is_cuda and not self.training):
+        with without_cudnn(x.is_cuda and not self.training):
             hidden, _ = self.lstm(self.embedding(x))
         return self.head(hidden)
-
-
-@contextmanager
-def _differentiable(needed: bool) -> Iterator[None]:
-    """Without cuDNN if needed: its LSTM has no gradient in eval mode and no second one, torch's kernels have both."""
-    cudnn = torch.backends.cudnn
-    before = cudnn.enabled
-    cudnn.enabled = before and not needed
-    try:
-        yield
-    finally:
-        cudnn.enabled = before
 
 
 def char_lstm(symbols: int, *, width: int = 64, layers: int = 1) -> CharLSTM:

@@ -1,9 +1,14 @@
-"""Layers that torch does not have."""
+"""Layers that torch does not have, and parts that several networks share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+from flatlab import checks
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10's training images
 
 
 class Normalize(nn.Module):
@@ -21,6 +26,44 @@ class Normalize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std
+
+
+def normalize_colour(channels: int) -> list[nn.Module]:
+    """The first layer of a network for photographs: normalisation of three channels, nothing for other numbers."""
+    return [Normalize(MEAN, STD)] if channels == 3 else []
+
+
+def hidden_head(features: int, hidden: int, classes: int) -> list[nn.Module]:
+    """The last layers of a network without pooling: (N, ...) of `features` numbers -> `hidden` units -> logits."""
+    checks.at_least("hidden", hidden, 1)
+    return [nn.Flatten(), nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, classes)]
+
+
+class CentreNorm(nn.Module):
+    """Layer normalisation without the division by the standard deviation: (..., width) -> the same shape.
+
+    It is affine in x, so that bounds pass through it without loss; the division makes them explode.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - x.mean(-1, keepdim=True)) * self.weight + self.bias
+
+
+@contextmanager
+def without_cudnn(needed: bool) -> Iterator[None]:
+    """Without cuDNN if needed: its LSTM has no gradient in eval mode and no second one, torch's kernels have both."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.enabled
+    cudnn.enabled = before and not needed
+    try:
+        yield
+    finally:
+        cudnn.enabled = before
 
 
 class MapLogits(nn.Module):

@@ -32,6 +32,6 @@ def mlp(
     layers: list[nn.Module] = [nn.Flatten()]
     fan_in = math.prod(shape)
     for width in widths:
-        layers += [nn.Linear(fan_in, width), act()]
+        layers += [nn.Linear(fan_in, checks.at_least("widths", width, 1)), act()]
         fan_in = width
     return nn.Sequential(*layers, nn.Linear(fan_in, classes))

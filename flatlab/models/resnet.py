@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from flatlab import checks
-from flatlab.models.layers import Normalize
-
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10's training images
+from flatlab.models.layers import hidden_head, normalize_colour
 
 
 class PreActBlock(nn.Module):
@@ -33,29 +31,49 @@ class PreActBlock(nn.Module):
         return self.conv2(self.norm2(self.conv1(active)).relu()) + identity
 
 
-def _resnet(shape: Sequence[int], classes: int, stem: int, stages: Sequence[tuple[int, int, int]]) -> nn.Sequential:
-    """Stem, stages of (width, blocks, first stride), then pooled features to logits."""
-    channels = shape[0]
-    layers: list[nn.Module] = [Normalize(MEAN, STD)] if channels == 3 else []
+def _features(channels: int, stem: int, stages: Sequence[tuple[int, int, int]]) -> list[nn.Module]:
+    """Stem and stages of (width, blocks, first stride), up to the last activation."""
+    layers = normalize_colour(channels)
     layers.append(nn.Conv2d(channels, stem, 3, 1, 1, bias=False))
     fan_in = stem
     for width, blocks, first in stages:
         for block in range(blocks):
             layers.append(PreActBlock(fan_in, width, first if block == 0 else 1))
             fan_in = width
-    layers += [nn.BatchNorm2d(fan_in), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(fan_in, classes)]
-    return nn.Sequential(*layers)
+    return [*layers, nn.BatchNorm2d(fan_in), nn.ReLU()]
+
+
+def _pooled_head(features: int, classes: int) -> list[nn.Module]:
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, classes)]
 
 
 def preact_resnet18(shape: Sequence[int], classes: int, *, width: int = 64) -> nn.Sequential:
     """PreActResNet-18: four stages of two blocks, `width` to 8 `width` channels (11.2 million weights at 64)."""
-    return _resnet(shape, classes, width, [(width, 2, 1), (2 * width, 2, 2), (4 * width, 2, 2), (8 * width, 2, 2)])
+    stages = [(width, 2, 1), (2 * width, 2, 2), (4 * width, 2, 2), (8 * width, 2, 2)]
+    return nn.Sequential(*_features(shape[0], width, stages), *_pooled_head(8 * width, classes))
 
 
-def wide_resnet(shape: Sequence[int], classes: int, *, depth: int = 28, widen: int = 10) -> nn.Sequential:
-    """WRN-`depth`-`widen`: three stages of (depth - 4) / 6 blocks (28-10 has 36.5 million weights)."""
+def wide_resnet(
+    shape: Sequence[int], classes: int, *, depth: int = 28, widen: int = 10, pooling: bool = True, hidden: int = 512
+) -> nn.Sequential:
+    """WRN-`depth`-`widen`: three stages of (depth - 4) / 6 blocks (28-10 has 36.5 million weights).
+
+    Args:
+        shape: of one input, such as (3, 32, 32).
+        classes: number of logits.
+        depth: 6 n + 4, such as 10, 16, 28 or 34.
+        widen: the stages have 16, 32 and 64 times as many channels.
+        pooling: average the last channels over the image; without, a layer of `hidden` units sees every position, as
+            in certified training (10-8 has 21.5 million weights so).
+        hidden: units of that layer.
+    """
     checks.at_least("depth", depth, 10)
+    checks.at_least("widen", widen, 1)
     if (depth - 4) % 6:
         raise ValueError(f"depth must be 6 n + 4, such as 16, 28 or 34, got {depth}")
     blocks = (depth - 4) // 6
-    return _resnet(shape, classes, 16, [(16 * widen, blocks, 1), (32 * widen, blocks, 2), (64 * widen, blocks, 2)])
+    channels, rows, columns = shape
+    layers = _features(channels, 16, [(16 * widen, blocks, 1), (32 * widen, blocks, 2), (64 * widen, blocks, 2)])
+    if pooling:
+        return nn.Sequential(*layers, *_pooled_head(64 * widen, classes))
+    return nn.Sequential(*layers, *hidden_head(64 * widen * -(-rows // 4) * -(-columns // 4), hidden, classes))

@@ -1,28 +1,45 @@
-"""Two strided convolutions and two linear layers: the usual small network for MNIST-sized images."""
+"""A few convolutions and two linear layers: the usual small network for MNIST-sized images."""
 
+import math
 from collections.abc import Sequence
 
 from torch import nn
 
+from flatlab import checks
+from flatlab.models.layers import hidden_head
+
 
 def small_cnn(
-    shape: Sequence[int], classes: int, *, widths: Sequence[int] = (8, 16), hidden: int = 100
+    shape: Sequence[int],
+    classes: int,
+    *,
+    widths: Sequence[int] = (8, 16),
+    hidden: int = 100,
+    kernel: int = 4,
+    strides: Sequence[int] | None = None,
 ) -> nn.Sequential:
-    """Convolutions 4x4 with stride 2 of the given `widths`, then a hidden layer; H and W must divide by 2^len(widths).
+    """Padded convolutions of the given `widths`, then a hidden layer; H and W must divide by the product of strides.
 
     Args:
         shape: of one input, such as (1, 28, 28).
         classes: number of logits.
         widths: channels of the convolutions.
         hidden: units of the linear layer.
+        kernel: side of the convolutions' windows, 3 or 4; they are padded by 1.
+        strides: of the convolutions, each 2 if not given. kernel=3, strides=(1, 2) and widths=(16, 32) make the small
+            network of certified training.
     """
     channels, height, width = shape
-    factor = 2 ** len(widths)
+    if kernel not in (3, 4):
+        raise ValueError(f"kernel must be 3 or 4, got {kernel!r}")
+    strides = [2] * len(widths) if strides is None else strides
+    if len(strides) != len(widths):
+        raise ValueError(f"strides must have one entry per width, got strides={strides} and widths={widths}")
+    factor = math.prod(checks.at_least("strides", stride, 1) for stride in strides)
     if height % factor or width % factor:
         raise ValueError(f"image size {height}x{width} must divide by {factor}; resize the images, or use fewer widths")
     layers: list[nn.Module] = []
-    for out in widths:
-        layers += [nn.Conv2d(channels, out, 4, stride=2, padding=1), nn.ReLU()]
-        channels = out
-    flat = channels * (height // factor) * (width // factor)
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(flat, hidden), nn.ReLU(), nn.Linear(hidden, classes))
+    for out, stride in zip(widths, strides, strict=True):
+        layers += [nn.Conv2d(channels, checks.at_least("widths", out, 1), kernel, stride, padding=1), nn.ReLU()]
+        channels, height, width = out, (height + 2 - kernel) // stride + 1, (width + 2 - kernel) // stride + 1
+    return nn.Sequential(*layers, *hidden_head(channels * height * width, hidden, classes))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from flatlab.data import load_text
 from flatlab.models import available, build, char_gpt, char_lstm, stackable
-from flatlab.models.char_lstm import _differentiable
+from flatlab.models.layers import without_cudnn
 from flatlab.train import Recipe, evaluate_loss, fit_seeds, next_token
 
 TEXT = available("text")
@@ -70,13 +70,13 @@ def test_curvature_can_be_measured_in_eval_mode(name: str) -> None:
 
 def test_cudnn_is_left_as_it_was() -> None:
     before = torch.backends.cudnn.enabled
-    with _differentiable(True):
+    with without_cudnn(True):
         assert not torch.backends.cudnn.enabled
     assert torch.backends.cudnn.enabled == before
-    with pytest.raises(KeyError), _differentiable(True):
+    with pytest.raises(KeyError), without_cudnn(True):
         raise KeyError
     assert torch.backends.cudnn.enabled == before
-    with _differentiable(False):
+    with without_cudnn(False):
         assert torch.backends.cudnn.enabled == before
 
 
