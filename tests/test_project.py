@@ -119,7 +119,7 @@ def test_the_lock_pins_everything_exactly_and_names_no_place() -> None:
     assert direct <= names, f"not pinned: {direct - names}"
 
 
-@pytest.mark.parametrize("name", ["flatness", "attacks", "defenses", "models", "train", "data"])
+@pytest.mark.parametrize("name", ["flatness", "attacks", "defenses", "bounds", "models", "train", "data"])
 def test_subject_packages_need_torch_and_numpy_alone(name: str) -> None:
     heavy = "scipy sklearn pandas pyarrow PIL matplotlib seaborn foolbox papermill dask distributed nbformat IPython"
     code = (

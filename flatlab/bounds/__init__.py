@@ -1,0 +1,36 @@
+"""Certified bounds for PyTorch modules by linear relaxation (Xu et al. 2020, arXiv 2002.12920)."""
+
+from flatlab.bounds.api import compute_bounds
+from flatlab.bounds.engine import Bounds, LinearBound
+from flatlab.bounds.errors import DomainError, MemoryLimitExceeded, UnsupportedOperator
+from flatlab.bounds.graph import Program
+from flatlab.bounds.losses import EpsSchedule, fused_ce, margins, robust_ce, verified, verified_error
+from flatlab.bounds.rules import RULES, supported
+from flatlab.bounds.sets import Box, L0Ball, LpBall, Synonyms
+from flatlab.bounds.specs import Margins
+from flatlab.bounds.train import CertifiedTraining, weight_balls
+
+__all__ = [
+    "RULES",
+    "Bounds",
+    "Box",
+    "CertifiedTraining",
+    "DomainError",
+    "EpsSchedule",
+    "L0Ball",
+    "LinearBound",
+    "LpBall",
+    "Margins",
+    "MemoryLimitExceeded",
+    "Program",
+    "Synonyms",
+    "UnsupportedOperator",
+    "compute_bounds",
+    "fused_ce",
+    "margins",
+    "robust_ce",
+    "supported",
+    "verified",
+    "verified_error",
+    "weight_balls",
+]

@@ -1,0 +1,556 @@
+"""Certified bounds of a captured module over a perturbation set, by every method of linear relaxation.
+
+    ibp             intervals, operator by operator
+    forward         linear functions of the input, operator by operator
+    backward        from the output back to the input; the relaxations need intervals of what is inside, which come from
+                    ibp ("crown-ibp"), forward ("forward+backward") or backward passes of their own ("crown")
+    alpha-crown     backward, with the free slopes optimised by gradient ascent
+
+Xu et al. 2020 (arXiv 2002.12920); CROWN: Zhang et al. 2018; CROWN-IBP: Zhang et al. 2020; alpha-CROWN: Xu et al.
+2021. All but the last are differentiable in parameters and inputs. The upper bound of C f is minus the lower one of
+-C f, so C and -C travel together, and everything is written for lower bounds alone.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flatlab import checks
+from flatlab.bounds.errors import MemoryLimitExceeded, UnsupportedOperator
+from flatlab.bounds.graph import Node, Program, Ref
+from flatlab.bounds.interval import Interval
+from flatlab.bounds.kinds import Bilinear, Linear, Pointwise, Rule, Site, samples_first
+from flatlab.bounds.relax import SLOPES
+from flatlab.bounds.rules import RULES
+from flatlab.bounds.sets import Box, LpBall
+from flatlab.bounds.specs import Dense, Identity, Margins, Rows
+
+CHUNK = 1 << 28
+"""Bytes of coefficients that one backward pass may hold before its rows are split."""
+
+INTERMEDIATE = ("crown", "ibp", "forward")
+
+
+@dataclass(frozen=True, eq=False)
+class LinearBound:
+    """Affine functions of the inputs that bound <C, f> from below: <a_i, x_i> summed over inputs, plus bias.
+
+    Attributes:
+        a: one (S, B, *shape) for each perturbed input.
+        bias: (S, B).
+    """
+
+    a: dict[int, Tensor]
+    bias: Tensor
+
+
+class Bounds:
+    """Bounds of one batch. A cheap object: build one for each batch, or each step of training.
+
+    Args:
+        program: the captured module.
+        inputs: the batch, a tensor or one for each input.
+        sets: a set for each perturbed input, by position, or the set itself if there is one input; and for perturbed
+            parameters, by name. Weights and biases of linear layers and convolutions may move in `LpBall`s.
+        relu: the lower slope of ReLUs: adaptive, same-slope, zero-lb, one-lb or reversed-adaptive.
+        chunk: most rows of one backward pass; None chooses by memory.
+        memory_limit: bytes that the coefficients of one row of a batch may need; None for no limit.
+        sparse: bound only those neurons inside that are not known to be on or off.
+
+    Raises:
+        UnsupportedOperator: an operator that depends on the perturbation has no rule.
+        ValueError: no perturbed input, a set that does not fit, BatchNorm in train mode with a batch of one.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        inputs: Tensor | Sequence[Tensor],
+        sets: Box | Mapping[int | str, Box],
+        *,
+        relu: str = "adaptive",
+        chunk: int | None = None,
+        memory_limit: int | None = None,
+        sparse: bool = True,
+    ) -> None:
+        self.program, self.sparse = program, sparse
+        self.inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+        self.sets: dict[int | str, Box] = {0: sets} if isinstance(sets, Box) else dict(sets)
+        self.relu = checks.one_of("lower slope of ReLUs", relu, SLOPES)
+        self.chunk = None if chunk is None else checks.at_least("chunk", chunk, 1)
+        self.memory_limit = memory_limit
+        self.batch = self._check()
+        at = [self.sets[i].center if i in self.sets else x for i, x in enumerate(self.inputs)]
+        self._values = program.leaves(at)
+        self.sites = self._sites()
+        self._fill()
+        self._cache: dict[str, dict[int, Interval]] = {}
+        self._lines: dict[tuple[str, int], Any] = {}
+
+    # --- what is asked --------------------------------------------------------------------------------------------
+
+    def ibp(self, c: Tensor | Margins | None = None) -> tuple[Tensor, Tensor]:
+        """Interval bounds of the output, or of C times it, for which C is merged into the last affine layers.
+
+        Args:
+            c: (B, S, K) or `Margins`; None for the output as it is.
+
+        Returns:
+            Lower and upper bounds, of the output's shape or (B, S).
+        """
+        found = self._intervals("ibp")
+        if c is None:
+            return self._checked(found[self.output].low, found[self.output].high)
+        rows = self._spec(c)
+        low = self._run(self.output, rows, found, stop=True)
+        return self._both(low)
+
+    def forward(self, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Bounds by linear functions that are carried forward, O(inputs) passes; `c` as in `ibp`."""
+        found = self._intervals("forward")
+        if c is None:
+            return self._checked(found[self.output].low, found[self.output].high)
+        line, c = self._line(self.output), c.to(self._dtype)
+        plus, minus = c.clamp(min=0), c.clamp(max=0)
+        mix = lambda lo, hi: torch.einsum("bsk,dbk->dbs", plus, lo) + torch.einsum("bsk,dbk->dbs", minus, hi)  # noqa: E731
+        ends = lambda lo, hi: mix(lo[None], hi[None])[0]  # noqa: E731
+        spec = Linear(mix(line.lw, line.uw), ends(line.lb, line.ub), mix(line.uw, line.lw), ends(line.ub, line.lb))
+        box = self._concrete(spec, 1)
+        return self._checked(box.low, box.high)
+
+    def crown(self, c: Tensor | Margins | None = None, *, intermediate: str = "crown") -> tuple[Tensor, Tensor]:
+        """Bounds by a backward pass.
+
+        Args:
+            c: (B, S, K) or `Margins`; None for the output as it is.
+            intermediate: where the intervals inside come from: "crown", "ibp" or "forward".
+
+        Returns:
+            Lower and upper bounds, of the output's shape or (B, S).
+        """
+        found = self._intervals(checks.one_of("intermediate", intermediate, INTERMEDIATE))
+        low, high = self._both(self._run(self.output, self._spec(c), found))
+        if c is not None:
+            return low, high
+        shape = found[self.output].shape
+        box = found[self.output].meet(self._unflat(low, shape), self._unflat(high, shape))
+        return box.low, box.high
+
+    def lower(self, a: Tensor, *, intermediate: str = "ibp") -> Tensor:
+        """A lower bound of <a, f> alone, by one backward pass: a (B, S, K) -> (B, S)."""
+        found = self._intervals(checks.one_of("intermediate", intermediate, INTERMEDIATE))
+        return self._run(self.output, Dense(a.transpose(0, 1).to(self._dtype)), found, mirror=False).transpose(0, 1)
+
+    def linear(self, c: Tensor | Margins | None = None, *, intermediate: str = "crown") -> LinearBound:
+        """The affine function of the input below C f, of the rows of C and then of -C."""
+        found = self._intervals(checks.one_of("intermediate", intermediate, INTERMEDIATE))
+        total: list[Any] = [{}, 0.0]
+        self._backward(self.output, self._spec(c), found, collect=total)
+        return LinearBound(total[0], total[1])
+
+    def alpha_crown(
+        self,
+        c: Tensor | Margins | None = None,
+        *,
+        iters: int = 20,
+        lr: float = 0.1,
+        joint: bool = False,
+        decay: float = 0.98,
+    ) -> tuple[Tensor, Tensor]:
+        """`crown` with its free slopes optimised, for each row by itself.
+
+        Args:
+            c: as in `crown`.
+            iters: steps of Adam, >= 1.
+            lr: its learning rate, multiplied by `decay` after each step.
+            joint: optimise the bounds inside as well, with slopes of their own: tighter, and far slower.
+        """
+        from flatlab.bounds.optimize import optimize  # it needs this class
+
+        return optimize(self, c, iters=iters, lr=lr, joint=joint, decay=decay)
+
+    # --- set-up ---------------------------------------------------------------------------------------------------
+
+    @property
+    def output(self) -> int:
+        """The node of the output."""
+        return self.program.output
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(x.dtype for x in self.inputs if x.is_floating_point())
+
+    def _check(self) -> int:
+        program = self.program
+        if len(self.inputs) != len(program.inputs):
+            raise ValueError(f"the module takes {len(program.inputs)} input(s), got {len(self.inputs)}")
+        if program.model.training != program.training:
+            mode = "train" if program.training else "eval"
+            raise ValueError(f"the module was captured in {mode} mode and is not in it now: switch, or capture it anew")
+        if not self.sets:
+            raise ValueError("nothing is perturbed: give a set for at least one input or parameter")
+        for key, region in self.sets.items():
+            if isinstance(key, int):
+                if not 0 <= key < len(self.inputs):
+                    raise ValueError(f"there is no input {key}: the module takes {len(self.inputs)}")
+                shape = self.inputs[key].shape
+            else:
+                if not isinstance(region, LpBall) or region.clip is not None:
+                    raise ValueError(f"parameter {key!r} may be perturbed in an LpBall without clip only")
+                shape = dict(program.model.named_parameters()).get(key, torch.empty(0)).shape
+                if region.eps.ndim:
+                    raise ValueError(f"the ball of parameter {key!r} needs one eps, got {region.eps.numel()}")
+            if region.low.shape != shape:
+                raise ValueError(f"the set of {key!r} has shape {tuple(region.low.shape)}, it needs {tuple(shape)}")
+        batch = int(self.inputs[0].shape[0])
+        norms = any(n.key == "clean" for n in program.nodes) and program.training
+        if norms and batch == 1:
+            raise ValueError("BatchNorm in train mode needs more than one sample: use model.eval(), or a larger batch")
+        return batch
+
+    def _sites(self) -> dict[int, Site]:
+        """The operators that depend on what is perturbed."""
+        sites: dict[int, Site] = {}
+        hot: set[int] = {self.program.inputs[key] for key in self.sets if isinstance(key, int)}
+        named = {key: region for key, region in self.sets.items() if isinstance(key, str)}
+        parameters = {i: n.leaf[1] for i, n in enumerate(self.program.nodes) if n.leaf and n.leaf[0] == "parameter"}
+        used: set[str] = set()
+        for index, node in enumerate(self.program.nodes):
+            if node.leaf is not None or node.key == "clean":
+                continue
+            mine = tuple(dict.fromkeys(i for i in node.inputs if i in hot))
+            moved = {parameters[i] for i in node.inputs if parameters.get(i) in named}
+            if not mine and not moved:
+                continue
+            if node.key not in RULES:
+                raise UnsupportedOperator(
+                    f"no rule bounds the operator {node.key!r} of node {node}. Add one line to flatlab/bounds/rules.py "
+                    "(see its head), or rewrite the module with operators of flatlab.bounds.supported()"
+                )
+            site = Site(node, self._values, mine, self.batch, self.relu)
+            if moved:
+                self._perturb(site, named, parameters, index)
+                used |= moved
+            sites[index] = site
+            hot.add(index)
+        idle = set(named) - used
+        if idle:
+            raise ValueError(f"the output does not use the perturbed parameter(s) {', '.join(sorted(idle))}")
+        if self.output not in hot:
+            raise ValueError("the output does not depend on what is perturbed")
+        return sites
+
+    def _perturb(self, site: Site, named: Mapping[Any, Box], parameters: Mapping[int, str], index: int) -> None:
+        """Note the balls of a linear layer's or a convolution's own parameters."""
+        node = site.node
+        for position, argument in enumerate(node.args):
+            name = parameters.get(argument.index) if isinstance(argument, Ref) else None
+            if name not in named:
+                continue
+            if node.key not in ("linear", "conv2d") or position not in (1, 2):
+                raise UnsupportedOperator(
+                    f"parameter {name!r} is perturbed and used by {node}: only those of linear and conv2d may be"
+                )
+            if isinstance(node.args[4] if len(node.args) > 4 else 0, str):
+                raise UnsupportedOperator(f"{node}: perturbed weights need a numeric padding")
+            setattr(site, "weight" if position == 1 else "bias", named[name])
+
+    def _fill(self) -> None:
+        """Evaluate what is constant: the other arguments of the operators, and clean values."""
+        wanted = {i for site in self.sites.values() for i in site.node.inputs if i not in self.sites}
+        wanted -= {self.program.inputs[key] for key in self.sets if isinstance(key, int)}
+        values = self.program.evaluate(wanted, dict(self._values))
+        for i in wanted:
+            self._values[i] = values[i]
+
+    # --- intervals ------------------------------------------------------------------------------------------------
+
+    def _rule(self, index: int) -> Rule:
+        return RULES[self.program.nodes[index].key]
+
+    def _intervals(self, kind: str) -> dict[int, Interval]:
+        """The intervals of all perturbed nodes, by a method."""
+        if kind not in self._cache:
+            self._cache[kind] = {}
+            self._grow(kind, self._cache[kind])
+        return self._cache[kind]
+
+    def _grow(self, kind: str, found: dict[int, Interval], alphas: Any = None) -> None:
+        for key, region in self.sets.items():
+            if isinstance(key, int):
+                found[self.program.inputs[key]] = region.interval()
+        demanding = self._demanding() if kind == "crown" else {}
+        for index, site in self.sites.items():
+            x = [found[i] for i in site.hot]
+            box = self._rule(index).interval(site, x)
+            if site.node.hint is not None:
+                how, of = site.node.hint
+                box = box.meet(*how(found[of.index].low, found[of.index].high))
+            if kind == "forward":
+                box = box.meet(*self._ends(self._line(index, found), site.node.pre))
+            elif index in demanding:
+                if alphas is not None:
+                    box = box.meet(alphas.base[index].low, alphas.base[index].high)
+                box = self._tighten(index, box, found, demanding[index], alphas)
+            found[index] = box
+
+    def _demanding(self) -> dict[int, bool]:
+        """Nodes whose intervals the relaxations use -> whether only those of open sign matter."""
+        wanted: dict[int, bool] = {}
+        for index, site in self.sites.items():
+            rule = self._rule(index)
+            tight = rule.needs(site) if isinstance(rule, Bilinear) else rule.tight
+            for i in site.hot if tight else ():
+                if i in self.sites:
+                    wanted[i] = wanted.get(i, True) and site.node.key in ("relu", "leaky_relu")
+        return wanted
+
+    def _tighten(self, index: int, box: Interval, found: dict[int, Interval], signs: bool, alphas: Any) -> Interval:
+        """Bound a node by a backward pass of its own; where only signs matter, just what is open."""
+        node = self.program.nodes[index]
+        open_ = self.open_rows(index, box, signs)
+        if alphas is not None:
+            open_ = alphas.rows(index, open_)
+        rows = open_.nonzero()[:, 0]
+        if not len(rows) or self._affine_of_input(index):
+            return box
+        run = self._run(index, Identity(rows, len(open_)), {**found, index: box}, alphas=alphas)
+        lo, hi = run[: len(rows)].T, -run[len(rows) :].T
+        full = [samples_first(t[None], node.pre, self.batch)[0] for t in (box.low, box.high)]
+        full = [t.index_copy(1, rows, new) for t, new in zip(full, (lo, hi), strict=True)]
+        return box.meet(*(self._unflat(t, box.shape, node.pre) for t in full))
+
+    def open_rows(self, index: int, box: Interval, signs: bool) -> Tensor:
+        """Which numbers of a sample a backward pass should bound, (N,): in any sample not a point, or of open sign."""
+        pre = self.program.nodes[index].pre
+        low, high = (samples_first(t.detach()[None], pre, self.batch)[0] for t in (box.low, box.high))
+        return ((low < 0) & (high > 0)).any(0) if signs and self.sparse else (low < high).any(0)
+
+    def _affine_of_input(self, index: int) -> bool:
+        """Whether the interval is exact as it is: one affine layer of a single perturbed input."""
+        site = self.sites[index]
+        own = site.weight is None and site.bias is None
+        return (
+            own
+            and self._rule(index).kind != "pointwise"
+            and site.node.key in ("linear", "conv2d")
+            and all(
+                i in self.program.inputs
+                and type(self.sets[self.program.inputs.index(i)]) in (Box, LpBall)
+                and getattr(self.sets[self.program.inputs.index(i)], "p", math.inf) == math.inf
+                for i in site.hot
+            )
+        )
+
+    def _line(self, index: int, found: dict[int, Interval] | None = None) -> Linear:
+        """The linear bounds of a node, carried forward."""
+        key = ("line", index)
+        if key in self._lines:
+            return self._lines[key]
+        if index in self.program.inputs:
+            made = self._inputs_lines()[index]
+        else:
+            site = self.sites[index]
+            known = self._cache["forward"] if found is None else found
+            made = self._rule(index).forward(
+                site, [known[i] for i in site.hot], [self._line(i, known) for i in site.hot]
+            )
+        self._lines[key] = made
+        return made
+
+    def _inputs_lines(self) -> dict[int, Linear]:
+        """Each perturbed input as a linear function of all of them."""
+        keys = [key for key in self.sets if isinstance(key, int)]
+        if len(keys) < len(self.sets):
+            raise NotImplementedError("forward bounds do not cover perturbed weights: use a backward method")
+        sizes = [self.inputs[key][0].numel() for key in keys]
+        made, start = {}, 0
+        for key, size in zip(keys, sizes, strict=True):
+            x = self.inputs[key]
+            eye = x.new_zeros(sum(sizes), size)
+            eye[start : start + size] = torch.eye(size, dtype=x.dtype, device=x.device)
+            w = eye.reshape(-1, 1, *x.shape[1:]).expand(-1, *x.shape)
+            made[self.program.inputs[key]] = Linear(w, torch.zeros_like(x), w, torch.zeros_like(x))
+            start += size
+        return made
+
+    def _concrete(self, line: Linear, pre: int) -> Interval:
+        """The interval of linear bounds over the sets."""
+        return Interval(*self._ends(line, pre))
+
+    def _ends(self, line: Linear, pre: int) -> tuple[Tensor, Tensor]:
+        shape = line.lb.shape
+        ends = []
+        for w, b, sign in ((line.lw, line.lb, 1), (line.uw, line.ub, -1)):
+            rows = samples_first(w, pre, self.batch).permute(2, 1, 0) * sign  # (numbers, B, D)
+            value, start = torch.zeros(rows.shape[:2], dtype=w.dtype, device=w.device), 0
+            for key in (k for k in self.sets if isinstance(k, int)):
+                x = self.inputs[key]
+                part = rows[..., start : start + x[0].numel()].reshape(*rows.shape[:2], *x.shape[1:])
+                value = value + self.sets[key].lower(part)
+                start += x[0].numel()
+            ends.append(self._unflat(sign * value.T, tuple(shape), pre) + b)
+        return ends[0], ends[1]
+
+    # --- backward -------------------------------------------------------------------------------------------------
+
+    def _spec(self, c: Tensor | Margins | None) -> Rows:
+        shape = self._intervals("ibp")[self.output].shape
+        count = math.prod(shape) // self.batch
+        if c is None:
+            return Identity(torch.arange(count, device=self.inputs[0].device), count)
+        if isinstance(c, Margins):
+            if len(shape) != 2:
+                raise ValueError(f"margins need an output (B, K), got {shape}")
+            return c.check(self.batch, shape[1])
+        if c.ndim != 3 or c.shape[0] != self.batch or c.shape[2] != count:
+            raise ValueError(f"C must have shape (B, S, K) = ({self.batch}, S, {count}), got {tuple(c.shape)}")
+        return Dense(c.transpose(0, 1).to(self._dtype))
+
+    def _run(
+        self,
+        start: int,
+        rows: Rows,
+        found: dict[int, Interval],
+        *,
+        mirror: bool = True,
+        stop: bool = False,
+        alphas: Any = None,
+    ) -> Tensor:
+        """Lower bounds (S, B) of the rows, and then of their negatives (2 S, B), a chunk at a time."""
+        step = self._rows_at_once(start, found, mirror)
+        if len(rows) <= step:
+            return self._backward(start, rows, found, mirror=mirror, stop=stop, alphas=alphas)
+        parts = [
+            self._backward(
+                start,
+                rows.part(i, i + step),
+                found,
+                mirror=mirror,
+                stop=stop,
+                alphas=alphas and alphas.part(i, i + step),
+            )
+            for i in range(0, len(rows), step)
+        ]
+        if not mirror:
+            return torch.cat(parts)
+        halves = [part.chunk(2) for part in parts]
+        return torch.cat([*(h[0] for h in halves), *(h[1] for h in halves)])
+
+    def _rows_at_once(self, start: int, found: dict[int, Interval], mirror: bool) -> int:
+        largest = max((i for i in found if i <= start), key=lambda i: math.prod(found[i].shape))
+        row = math.prod(found[largest].shape) * torch.finfo(self._dtype).bits // 8 * (2 if mirror else 1) * 3
+        if self.memory_limit is not None and row > self.memory_limit:
+            raise MemoryLimitExceeded(
+                f"one row of coefficients needs {row:,} bytes at node {self.program.nodes[largest]}, over the limit of "
+                f"{self.memory_limit:,}: bound a smaller batch, or raise memory_limit"
+            )
+        most = max(1, (self.memory_limit or CHUNK) // row)
+        return most if self.chunk is None else min(most, self.chunk)
+
+    def _backward(
+        self,
+        start: int,
+        rows: Rows,
+        found: dict[int, Interval],
+        *,
+        mirror: bool = True,
+        stop: bool = False,
+        alphas: Any = None,
+        collect: list[Any] | None = None,
+    ) -> Tensor:
+        """One backward pass; `stop`: end on intervals at the first operators that are not affine."""
+        pending, total = self._begin(start, rows, mirror, found)
+        for index in range(start, -1, -1):
+            a = pending.pop(index, None)
+            if a is None:
+                continue
+            if index in self.program.inputs:
+                if collect is not None:
+                    collect[0][self.program.inputs.index(index)] = a
+                else:
+                    total = total + self.sets[self.program.inputs.index(index)].lower(a)
+                continue
+            site, rule = self.sites[index], self._rule(index)
+            relaxed = rule.kind in ("pointwise", "reduction") or (isinstance(rule, Bilinear) and rule.both(site))
+            if stop and relaxed:
+                pre, box = site.node.pre, found[index]
+                flat = samples_first(a, pre, self.batch)
+                c, r = (samples_first(t[None], pre, self.batch)[0] for t in (box.center, box.radius))
+                total = total + torch.einsum("sbn,bn->sb", flat, c) - torch.einsum("sbn,bn->sb", flat.abs(), r)
+                continue
+            x = [found[i] for i in site.hot]
+            grads, bias = rule.backward(site, a, x, self._alpha(index, rule, x, found, alphas, start))
+            for i, grad in zip(site.hot, grads, strict=True):
+                pending[i] = pending[i] + grad if i in pending else grad
+            total = total + bias
+        if collect is not None:
+            collect[1] = total
+        return total if isinstance(total, Tensor) else torch.full((1, self.batch), float(total))
+
+    def _begin(self, start: int, rows: Rows, mirror: bool, found: dict[int, Interval]) -> tuple[dict[int, Tensor], Any]:
+        """The coefficients that a pass begins with. Rows of a linear layer are rows of its weight."""
+        node, site = self.program.nodes[start], self.sites.get(start)
+        plain = site is not None and node.key == "linear" and site.hot == (node.args[0].index,) and node.pre == 1
+        if plain and site is not None and site.weight is None and site.bias is None and len(found[start].shape) == 2:
+            a, total = rows.through(site.argument(1), site.argument(2, "bias"), self.batch)
+            index = site.hot[0]
+        else:
+            flat = rows.dense(self.batch, found[start].low)
+            shape = found[start].shape
+            a = flat.reshape(len(rows), *shape) if node.pre == 1 else self._unflat_rows(flat, shape, node.pre)
+            total, index = torch.zeros(len(rows), self.batch, dtype=flat.dtype, device=flat.device), start
+        if mirror:
+            a, total = torch.cat([a, -a]), torch.cat([total, -total])
+        return {index: a}, total
+
+    def _alpha(
+        self, index: int, rule: Rule, x: list[Interval], found: dict[int, Interval], alphas: Any, start: int
+    ) -> Any:
+        """The free slopes of an operator, or its lines if they are fixed and have been computed."""
+        if alphas is not None:
+            return alphas.of(start, index)
+        if not isinstance(rule, Pointwise) or torch.is_grad_enabled():
+            return None
+        for kind, kept in self._cache.items():
+            if kept is found:
+                key = (kind, index)
+                if key not in self._lines:
+                    self._lines[key] = rule.relax(self.sites[index], x[0])
+                return self._lines[key]
+        return None
+
+    # --- shapes ---------------------------------------------------------------------------------------------------
+
+    def _unflat(self, t: Tensor, shape: Sequence[int], pre: int = 1) -> Tensor:
+        """(B, numbers of a sample) -> the shape of a node."""
+        return self._unflat_rows(t[None], shape, pre)[0]
+
+    def _unflat_rows(self, t: Tensor, shape: Sequence[int], pre: int) -> Tensor:
+        if pre != 1:
+            t = t.unflatten(2, (pre, -1)).transpose(1, 2)
+        return t.reshape(t.shape[0], *shape)
+
+    def _both(self, run: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows and their negatives (2 S, B) -> lower and upper bounds (B, S)."""
+        low, high = run.chunk(2)
+        return self._checked(low.T, -high.T)
+
+    def _checked(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            crossed = low - high > 1e-4 * (1 + low.abs() + high.abs())
+            if bool(crossed.any()):
+                raise RuntimeError(
+                    f"internal error: a lower bound exceeds its upper bound by {float((low - high).max()):g}"
+                )
+        return low, high
+
+
+def hot_nodes(bounds: Bounds) -> Iterator[Node]:
+    """The operators that depend on what is perturbed, in order."""
+    for site in bounds.sites.values():
+        yield site.node

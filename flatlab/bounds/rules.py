@@ -1,0 +1,251 @@
+"""The registry: which operator passes bounds how. One line per operator, or a few.
+
+A new operator is `RULES["flip"] = Affine(shape=True)`, `RULES["softplus"] = Pointwise(convex(f, df), increasing=True)`,
+or an expansion in `flatlab.bounds.composites`. The laws in tests/laws/ check every entry by themselves: that affine
+operators are affine, that lines hold on random intervals, and that gradients pass.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flatlab.bounds import relax
+from flatlab.bounds.composites import EXPANSIONS
+from flatlab.bounds.errors import DomainError, UnsupportedOperator
+from flatlab.bounds.kinds import (
+    Affine,
+    Bilinear,
+    Largest,
+    Pointwise,
+    Rule,
+    add_back,
+    conv2d_back,
+    linear_back,
+    matmul_corners,
+    mul_back,
+    product_corners,
+)
+
+RULES: dict[str, Rule] = {}
+"""Name in torch.ops.aten -> rule."""
+
+_SHAPE = (
+    "flatten", "reshape", "view", "_unsafe_view", "transpose", "permute", "t", "select", "slice", "unsqueeze",
+    "squeeze", "expand", "contiguous",
+    "clone", "unflatten", "flip", "roll", "gather", "index_select", "narrow", "repeat", "alias",
+    "view_as", "upsample_nearest2d", "movedim", "swapaxes", "numpy_T", "mT", "expand_as", "unfold",
+)  # fmt: skip
+_NONNEG = (
+    "cat", "sum", "mean", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "pad", "index",
+    "cumsum", "constant_pad_nd",
+)  # fmt: skip
+
+
+RULES.update({name: Affine(shape=True) for name in _SHAPE})
+RULES.update({name: Affine(nonneg=True) for name in _NONNEG})
+RULES["add"] = Affine(nonneg=True, back=add_back)
+
+_square = Pointwise(
+    relax.convex(lambda z: z * z, lambda z: 2 * z),
+    interval=lambda l, u, *_: (
+        torch.where((l < 0) & (u > 0), 0.0, torch.minimum(l * l, u * u)),
+        torch.maximum(l * l, u * u),
+    ),
+)
+_square.parameters = lambda site: ()  # type: ignore[method-assign]  # the second argument is the value itself
+
+RULES["mul"] = Bilinear(corners=product_corners, square=_square, back=mul_back)
+RULES["div"] = Bilinear()  # by a constant; by a perturbed value it is expanded
+RULES["linear"] = Bilinear(back=linear_back)
+RULES["conv2d"] = Bilinear(back=conv2d_back)
+RULES.update({name: Bilinear() for name in ("conv1d", "conv3d", "conv_transpose2d")})
+RULES.update({name: Bilinear(corners=matmul_corners) for name in ("matmul", "bmm", "mm")})
+RULES["amax"] = Largest()
+
+
+def _sigmoid_slope(z: Tensor) -> Tensor:
+    p = z.sigmoid()
+    return p * (1 - p)
+
+
+def _normal(z: Tensor) -> Tensor:
+    return (-z * z / 2).exp() / math.sqrt(2 * math.pi)
+
+
+def _gelu_slope(z: Tensor) -> Tensor:
+    return (1 + torch.erf(z / math.sqrt(2))) / 2 + z * _normal(z)
+
+
+def _silu_slope(z: Tensor) -> Tensor:
+    p = z.sigmoid()
+    return p * (1 + z * (1 - p))
+
+
+def _at(*points: float) -> Callable[[Tensor], list[Tensor]]:
+    return lambda l: [torch.full_like(l, p) for p in points]
+
+
+def _waves(offset: float) -> Callable[[Tensor], list[Tensor]]:
+    """Inflection points of the sine and cosine in the two periods from l on."""
+    return lambda l: [torch.floor((l - offset) / math.pi) * math.pi + offset + math.pi * j for j in range(4)]
+
+
+def _wavy(f: Any, df: Any, offset: float) -> Pointwise:
+    """A sine; over a whole period or more the lines are those of -1 and 1."""
+    bends = _waves(offset)
+    inner = relax.curved(f, df, bends)
+
+    def cut(l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        return u - l >= 2 * math.pi, torch.minimum(u, l + 2 * math.pi)
+
+    def lines(l: Tensor, u: Tensor, alpha: Tensor | None = None) -> relax.Lines:
+        whole, end = cut(l, u)
+        al, bl, au, bu = inner(l, end)
+        zero, one = torch.zeros_like(l), torch.ones_like(l)
+        found = [torch.where(whole, a, b) for a, b in ((zero, al), (-one, bl), (zero, au), (one, bu))]  # type: ignore[arg-type]
+        return found[0], found[1], found[2], found[3]
+
+    def interval(l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        whole, end = cut(l, u)
+        low, high = relax.extent(f, df, bends(l), l, end)
+        return torch.where(whole, -1.0, low), torch.where(whole, 1.0, high)
+
+    return Pointwise(lines, interval=interval, free=False)
+
+
+def _gelu(l: Tensor, u: Tensor, alpha: Tensor | None, approximate: str = "none") -> relax.Lines:
+    if approximate != "none":
+        raise UnsupportedOperator(f"gelu with approximate={approximate!r} has no rule: use approximate='none'")
+    return relax.curved(F.gelu, _gelu_slope, _at(-math.sqrt(2), math.sqrt(2)))(l, u, alpha)
+
+
+def _softplus(l: Tensor, u: Tensor, alpha: Tensor | None, beta: float = 1.0, threshold: float = 20.0) -> relax.Lines:
+    f = lambda z: F.softplus(z, beta, threshold)  # noqa: E731
+    return relax.convex(f, lambda z: torch.sigmoid(beta * z))(l, u, alpha)
+
+
+def _elu(l: Tensor, u: Tensor, alpha: Tensor | None, a: float = 1.0) -> relax.Lines:
+    if not 0 < a <= 1:
+        raise UnsupportedOperator(f"elu with alpha={a:g} is not convex and has no rule: use alpha in (0, 1]")
+    return relax.convex(lambda z: F.elu(z, a), lambda z: torch.where(z > 0, 1.0, a * z.exp()))(l, u, alpha)
+
+
+def _power(l: Tensor, u: Tensor, alpha: Tensor | None, exponent: float) -> relax.Lines:
+    return _power_lines(exponent)(l, u, alpha)
+
+
+def _power_lines(n: float) -> Callable[..., relax.Lines]:
+    f, df = (lambda z: z.pow(n)), (lambda z: n * z.pow(n - 1))
+    if n == int(n) and n > 0 and int(n) % 2:
+        return relax.curved(f, df, _at(0.0))
+    return relax.concave(f, df) if 0 < n < 1 else relax.convex(f, df)
+
+
+def _power_interval(l: Tensor, u: Tensor, n: float) -> tuple[Tensor, Tensor]:
+    whole = n == int(n) and n > 0
+    if not whole and bool((l <= 0).any()):
+        raise DomainError(f"z ** {n:g} needs z > 0, but its lower bound is {float(l.min()):g}")
+    a, b = l.pow(n), u.pow(n)
+    low, high = torch.minimum(a, b), torch.maximum(a, b)
+    return (torch.where((l < 0) & (u > 0), 0.0, low) if whole and int(n) % 2 == 0 else low), high
+
+
+def _slope_start(l: Tensor, u: Tensor, lines: relax.Lines, *rest: Any) -> Tensor:
+    """ReLU: begin with the slope of the default."""
+    return lines[0].detach()[None].clamp(0, 1)
+
+
+def _leaky_start(l: Tensor, u: Tensor, lines: relax.Lines, a: float = 0.01) -> Tensor:
+    low, high = min(a, 1.0), max(a, 1.0)
+    return torch.stack([((line.detach() - low) / max(high - low, 1e-12)).clamp(0, 1) for line in (lines[0], lines[2])])
+
+
+def _abs_start(l: Tensor, u: Tensor, lines: relax.Lines, *rest: Any) -> Tensor:
+    return torch.stack([((lines[0].detach() + 1) / 2).clamp(0, 1)] * 2)
+
+
+def _s_start(l: Tensor, u: Tensor, lines: relax.Lines, *rest: Any) -> Tensor:
+    """Tangent points: as far as they may go where the sign is open, else the middle."""
+    below = torch.where(u > 0, ((l + u) / 2 < 0) * 0.5 + 0.5, 0.5).to(l)
+    above = torch.where(l < 0, ((l + u) / 2 > 0) * 0.5 + 0.5, 0.5).to(l)
+    return torch.stack([torch.where(u > 0, 1.0, below), torch.where(l < 0, 1.0, above)]).to(l)
+
+
+_tanh_slope: Callable[[Tensor], Tensor] = lambda z: 1 - z.tanh().square()  # noqa: E731
+
+RULES.update(
+    {
+        "relu": Pointwise(relax.relu, F.relu, increasing=True, start=_slope_start),
+        "leaky_relu": Pointwise(
+            lambda l, u, alpha, a=0.01: relax.leaky_relu(l, u, alpha, a),
+            F.leaky_relu,
+            increasing=True,
+            start=_leaky_start,
+        ),
+        "clamp": Pointwise(
+            lambda l, u, alpha, low=None, high=None: relax.clamp(l, u, alpha, low, high),
+            torch.clamp,
+            increasing=True,
+            free=False,
+        ),
+        "abs": Pointwise(
+            relax.absolute,
+            interval=lambda l, u: (
+                torch.where((l < 0) & (u > 0), 0.0, torch.minimum(l.abs(), u.abs())), torch.maximum(l.abs(), u.abs())
+            ),
+            start=_abs_start,
+        ),
+        "exp": Pointwise(
+            relax.convex(torch.exp, torch.exp, lambda l, u: torch.minimum(u, l + 1.98)), torch.exp, increasing=True
+        ),
+        "log": Pointwise(relax.concave(torch.log, torch.reciprocal), torch.log, increasing=True, above=0.0),
+        "sqrt": Pointwise(relax.concave(torch.sqrt, lambda z: z.rsqrt() / 2), torch.sqrt, increasing=True, above=0.0),
+        "rsqrt": Pointwise(
+            relax.convex(torch.rsqrt, lambda z: -z.pow(-1.5) / 2), torch.rsqrt, increasing=False, above=0.0
+        ),
+        "reciprocal": Pointwise(
+            relax.convex(torch.reciprocal, lambda z: -z.pow(-2)), torch.reciprocal, increasing=False, above=0.0
+        ),
+        "pow": Pointwise(_power, interval=_power_interval),
+        "sigmoid": Pointwise(
+            relax.s_shaped(torch.sigmoid, _sigmoid_slope, lambda k, b: (k, 1 - b)), torch.sigmoid, increasing=True,
+            start=_s_start,
+        ),
+        "tanh": Pointwise(
+            relax.s_shaped(torch.tanh, _tanh_slope, lambda k, b: (k, -b)), torch.tanh, increasing=True, start=_s_start
+        ),
+        "softplus": Pointwise(_softplus, F.softplus, increasing=True),
+        "elu": Pointwise(_elu, F.elu, increasing=True),
+        "silu": Pointwise(
+            relax.curved(F.silu, _silu_slope, _at(-2.399357, 2.399357)),
+            F.silu,
+            interval=lambda l, u: relax.extent(F.silu, _silu_slope, _at(-2.399357, 2.399357)(l), l, u),
+            free=False,
+        ),
+        "gelu": Pointwise(
+            _gelu,
+            F.gelu,
+            interval=lambda l, u, *_: relax.extent(F.gelu, _gelu_slope, _at(-math.sqrt(2), math.sqrt(2))(l), l, u),
+            free=False,
+        ),
+        "sin": _wavy(torch.sin, torch.cos, 0.0),
+        "cos": _wavy(torch.cos, lambda z: -z.sin(), math.pi / 2),
+    }
+)  # fmt: skip
+
+
+def composites() -> Mapping[str, Callable[..., Any]]:
+    """Operators that are replaced by others."""
+    return EXPANSIONS
+
+
+def supported() -> dict[str, tuple[str, ...]]:
+    """Kind -> names of operators, for the table in the documentation."""
+    found: dict[str, list[str]] = {}
+    for name, rule in sorted(RULES.items()):
+        found.setdefault(rule.kind, []).append(name)
+    return {kind: tuple(names) for kind, names in found.items()} | {"composite": tuple(sorted(EXPANSIONS))}

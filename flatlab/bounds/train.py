@@ -1,0 +1,113 @@
+"""Certified training as an objective of the one training loop: natural at first, then on bounds over a growing ball.
+
+    loss = CE                                          while eps = 0
+    loss = kappa CROWN-IBP + (1 - kappa) IBP           as eps grows; kappa falls from 1 to 0, or is 1 throughout
+
+BatchNorm uses the statistics of the clean batch in the bounds, and keeps its running ones by a clean pass.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flatlab import checks
+from flatlab.bounds.engine import Bounds
+from flatlab.bounds.graph import Program
+from flatlab.bounds.losses import EpsSchedule, fused_ce, robust_ce
+from flatlab.bounds.sets import Box, LpBall
+from flatlab.models import Stacked
+
+KINDS = ("ibp", "fused", "crown-ibp")
+
+
+@dataclass(eq=False)
+class CertifiedTraining:
+    """Train on a certified upper bound of the worst-case cross-entropy.
+
+    Args:
+        eps: radius of the ball around each input, in the units of inputs in [0, 1]; 0 with `weight_eps` alone.
+        kind: "ibp", "fused" (CROWN-IBP with loss fusion) or "crown-ibp" (one row for each other class).
+        p: of the ball, 1, 2 or inf.
+        clip: range of valid inputs, or None.
+        schedule: of the radius; None for the default ramp.
+        mix: let kappa fall to 0 as the radius grows; otherwise it stays 1.
+        weight_eps: radius of an L2 ball around each weight matrix, on the same ramp.
+        relu: lower slope of ReLUs.
+    """
+
+    eps: float
+    kind: str = "fused"
+    p: float = math.inf
+    clip: tuple[float, float] | None = (0.0, 1.0)
+    schedule: EpsSchedule | None = None
+    mix: bool = True
+    weight_eps: float = 0.0
+    relu: str = "adaptive"
+    full_precision: bool = True  # bounds in half precision prove nothing
+    _programs: dict[int, tuple[nn.Module, Program]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        checks.radius(self.eps)
+        checks.nonnegative("weight_eps", self.weight_eps)
+        checks.one_of("kind", self.kind, KINDS)
+        if self.eps == 0 and self.weight_eps == 0:
+            raise ValueError("eps and weight_eps are both 0: nothing would be certified")
+
+    @property
+    def ramp(self) -> EpsSchedule:
+        """The schedule in use."""
+        return self.schedule or EpsSchedule(1.0)
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, step_fraction: float = 1.0) -> Tensor:
+        """The mean loss over the batch."""
+        if isinstance(model, Stacked):
+            raise ValueError('networks are certified one at a time: train the seeds with strategy="sequential"')
+        share = self.ramp(step_fraction) / self.ramp.eps
+        clean = F.cross_entropy(model(x), y)  # also moves BatchNorm's running statistics
+        if share == 0:
+            return clean
+        kappa = (1 - share if self.mix else 1.0) if self.kind != "ibp" else 0.0
+        bounds = Bounds(self.program(model, x), x, self.sets(model, x, share), relu=self.relu)
+        if kappa < 1e-5:
+            return robust_ce(bounds, y, method="ibp").mean()
+        if self.kind == "fused":
+            return fused_ce(bounds, y, kappa=kappa).mean()
+        return robust_ce(bounds, y, kappa=kappa).mean()
+
+    def sets(self, model: nn.Module, x: Tensor, share: float = 1.0) -> dict[int | str, Box]:
+        """The perturbation sets at a share of the full radii."""
+        found: dict[int | str, Box] = {}
+        if self.eps:
+            found[0] = LpBall(x, share * self.eps, self.p, clip=self.clip)
+        if self.weight_eps:
+            found |= weight_balls(model, share * self.weight_eps)
+        return found
+
+    def program(self, model: nn.Module, x: Tensor) -> Program:
+        """The captured model, once for each mode."""
+        kept = self._programs.get(int(model.training))
+        if kept is None or kept[0] is not model:
+            self._programs[int(model.training)] = kept = (model, Program(model, x))
+        return kept[1]
+
+
+def weight_balls(
+    model: nn.Module, eps: float, *, p: float = 2, names: Sequence[str] | None = None
+) -> dict[int | str, Box]:
+    """A ball around each weight of the linear layers and convolutions of `model`, for `Bounds`.
+
+    Args:
+        eps: radius of each.
+        p: 1, 2 or inf.
+        names: of the parameters; None for all such weights.
+    """
+    chosen = [
+        f"{name}.weight" if name else "weight"
+        for name, m in model.named_modules()
+        if isinstance(m, nn.Linear | nn.Conv2d)
+    ]
+    parameters = dict(model.named_parameters())
+    return {name: LpBall(parameters[name], eps, p) for name in (chosen if names is None else names)}
