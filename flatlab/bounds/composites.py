@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from flatlab.bounds.graph import Emitter, Ref
 
@@ -25,28 +24,6 @@ def composite(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
         return expansion
 
     return register
-
-
-@composite("softmax", "_softmax")
-def _softmax(emit: Emitter, x: Ref, dim: int, *rest: Any) -> Ref:
-    """Shifted by a constant, which changes nothing: exp, sum, reciprocal, product; its interval is exact by itself."""
-    e = emit.exp(emit.sub(x, emit.amax(emit.clean(x), [dim], True)))
-    p = emit.mul(e, emit.reciprocal(emit.sum(e, [dim], True)))
-    return emit.hint(p, lambda l, u: softmax_interval(l, u, dim), x)
-
-
-def softmax_interval(l: Tensor, u: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Each probability is least with its own logit low and the others high: 1 / (1 + sum of e^(u_j - l_k))."""
-
-    def ends(own: Tensor, other: Tensor) -> Tensor:
-        top = torch.maximum(own, other).amax(dim, keepdim=True).detach()
-        mine, theirs = (own - top).exp(), (other - top).exp()
-        total = theirs.sum(dim, keepdim=True) - theirs + mine
-        return mine / total.clamp(min=1e-30)
-
-    low, high = ends(l, u), ends(u, l)
-    slack = 8 * torch.finfo(l.dtype).eps  # the difference of sums loses a few digits
-    return (low - slack).clamp(min=0), (high + slack).clamp(max=1)
 
 
 @composite("log_softmax", "_log_softmax")

@@ -88,8 +88,9 @@ class Bounds:
         self._values = program.leaves(at)
         self.sites = self._sites()
         self._fill()
-        self._cache: dict[str, dict[int, Interval]] = {}
-        self._lines: dict[tuple[str, int], Any] = {}
+        self._cache: dict[tuple[str, bool], dict[int, Interval]] = {}
+        self._lines: dict[int, tuple[Interval, Any]] = {}
+        self._forward: dict[tuple[int, bool], Linear] = {}
 
     # --- what is asked --------------------------------------------------------------------------------------------
 
@@ -140,10 +141,10 @@ class Bounds:
         box = found[self.output].meet(self._unflat(low, shape), self._unflat(high, shape))
         return box.low, box.high
 
-    def lower(self, a: Tensor, *, intermediate: str = "ibp") -> Tensor:
-        """A lower bound of <a, f> alone, by one backward pass: a (B, S, K) -> (B, S)."""
+    def lower(self, c: Tensor | Margins, *, intermediate: str = "ibp") -> Tensor:
+        """A lower bound of C f alone, at half the cost of both: (B, S, K) or `Margins` -> (B, S)."""
         found = self._intervals(checks.one_of("intermediate", intermediate, INTERMEDIATE))
-        return self._run(self.output, Dense(a.transpose(0, 1).to(self._dtype)), found, mirror=False).transpose(0, 1)
+        return self._run(self.output, self._spec(c), found, mirror=False).T
 
     def linear(self, c: Tensor | Margins | None = None, *, intermediate: str = "crown") -> LinearBound:
         """The affine function of the input below C f, of the rows of C and then of -C."""
@@ -231,7 +232,7 @@ class Bounds:
                     f"no rule bounds the operator {node.key!r} of node {node}. Add one line to flatlab/bounds/rules.py "
                     "(see its head), or rewrite the module with operators of flatlab.bounds.supported()"
                 )
-            site = Site(node, self._values, mine, self.batch, self.relu)
+            site = Site(node, self._values, mine, self.batch, self.program.absolute, self.relu)
             if moved:
                 self._perturb(site, named, parameters, index)
                 used |= moved
@@ -274,10 +275,11 @@ class Bounds:
 
     def _intervals(self, kind: str) -> dict[int, Interval]:
         """The intervals of all perturbed nodes, by a method."""
-        if kind not in self._cache:
-            self._cache[kind] = {}
-            self._grow(kind, self._cache[kind])
-        return self._cache[kind]
+        key = (kind, torch.is_grad_enabled())  # what was computed without a graph must not serve a gradient
+        if key not in self._cache:
+            self._cache[key] = {}
+            self._grow(kind, self._cache[key])
+        return self._cache[key]
 
     def _grow(self, kind: str, found: dict[int, Interval], alphas: Any = None) -> None:
         for key, region in self.sets.items():
@@ -316,7 +318,7 @@ class Bounds:
         if alphas is not None:
             open_ = alphas.rows(index, open_)
         rows = open_.nonzero()[:, 0]
-        if not len(rows) or self._affine_of_input(index):
+        if not len(rows) or self._settled(index):
             return box
         run = self._run(index, Identity(rows, len(open_)), {**found, index: box}, alphas=alphas)
         lo, hi = run[: len(rows)].T, -run[len(rows) :].T
@@ -330,36 +332,35 @@ class Bounds:
         low, high = (samples_first(t.detach()[None], pre, self.batch)[0] for t in (box.low, box.high))
         return ((low < 0) & (high > 0)).any(0) if signs and self.sparse else (low < high).any(0)
 
-    def _affine_of_input(self, index: int) -> bool:
-        """Whether the interval is exact as it is: one affine layer of a single perturbed input."""
-        site = self.sites[index]
+    def _settled(self, index: int) -> bool:
+        """Whether no backward pass can improve an interval: of a function of one bounded value, or of an affine layer
+        right behind a perturbed box."""
+        site, rule = self.sites[index], self._rule(index)
+        if rule.settled or (isinstance(rule, Bilinear) and rule.itself(site)):
+            return True
+        boxes = {
+            self.program.inputs[key]
+            for key, region in self.sets.items()
+            if isinstance(key, int)
+            and (type(region) is Box or (isinstance(region, LpBall) and (region.p == math.inf or region.clip is None)))
+        }
         own = site.weight is None and site.bias is None
-        return (
-            own
-            and self._rule(index).kind != "pointwise"
-            and site.node.key in ("linear", "conv2d")
-            and all(
-                i in self.program.inputs
-                and type(self.sets[self.program.inputs.index(i)]) in (Box, LpBall)
-                and getattr(self.sets[self.program.inputs.index(i)], "p", math.inf) == math.inf
-                for i in site.hot
-            )
-        )
+        return own and site.node.key in ("linear", "conv2d") and len(site.hot) == 1 and site.hot[0] in boxes
 
     def _line(self, index: int, found: dict[int, Interval] | None = None) -> Linear:
         """The linear bounds of a node, carried forward."""
-        key = ("line", index)
-        if key in self._lines:
-            return self._lines[key]
+        key = (index, torch.is_grad_enabled())
+        if key in self._forward:
+            return self._forward[key]
         if index in self.program.inputs:
             made = self._inputs_lines()[index]
         else:
             site = self.sites[index]
-            known = self._cache["forward"] if found is None else found
+            known = self._intervals("forward") if found is None else found
             made = self._rule(index).forward(
                 site, [known[i] for i in site.hot], [self._line(i, known) for i in site.hot]
             )
-        self._lines[key] = made
+        self._forward[key] = made
         return made
 
     def _inputs_lines(self) -> dict[int, Linear]:
@@ -514,15 +515,12 @@ class Bounds:
         """The free slopes of an operator, or its lines if they are fixed and have been computed."""
         if alphas is not None:
             return alphas.of(start, index)
-        if not isinstance(rule, Pointwise) or torch.is_grad_enabled():
+        if not isinstance(rule, Pointwise):
             return None
-        for kind, kept in self._cache.items():
-            if kept is found:
-                key = (kind, index)
-                if key not in self._lines:
-                    self._lines[key] = rule.relax(self.sites[index], x[0])
-                return self._lines[key]
-        return None
+        kept = self._lines.get(index)
+        if kept is None or kept[0] is not x[0]:
+            self._lines[index] = kept = (x[0], rule.relax(self.sites[index], x[0]))
+        return kept[1]
 
     # --- shapes ---------------------------------------------------------------------------------------------------
 

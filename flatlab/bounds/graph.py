@@ -63,13 +63,21 @@ class Node:
 
     def call(self, values: dict[int, Any]) -> Any:
         """The operator's value, given those of the nodes it refers to."""
-        fill = lambda leaf: values[leaf.index] if isinstance(leaf, Ref) else leaf  # noqa: E731
-        args, kwargs = tree_map(fill, (self.args, self.kwargs))
         assert self.op is not None
-        return self.op(*args, **kwargs)
+        args = [_fill(arg, values) for arg in self.args]
+        return self.op(*args, **{k: _fill(v, values) for k, v in self.kwargs.items()} if self.kwargs else {})
 
     def __str__(self) -> str:
         return f"{self.name} ({self.key or (self.leaf or ('?',))[0]})" + (f" at {self.source}" if self.source else "")
+
+
+def _fill(argument: Any, values: dict[int, Any]) -> Any:
+    """An argument with its references replaced; quicker than torch's pytree, which small networks would notice."""
+    if isinstance(argument, Ref):
+        return values[argument.index]
+    if isinstance(argument, list | tuple):
+        return [_fill(one, values) for one in argument]
+    return argument
 
 
 class Program:
@@ -96,6 +104,7 @@ class Program:
         examples = [_three(x) for x in inputs]
         exported, dynamic = _export(model, examples, list(inputs))
         values = examples if dynamic else list(inputs)
+        self._absolute: dict[int, tuple[Tensor, int, int, Tensor]] = {}
         self.batch = None if dynamic else int(values[0].shape[0])
         build = _Builder(model, values, composites())
         self.output = build.run(exported)
@@ -144,6 +153,15 @@ class Program:
     def __call__(self, *inputs: Tensor) -> Tensor:
         """What the module computes."""
         return self.evaluate([self.output], self.leaves(inputs))[self.output]
+
+    def absolute(self, tensor: Tensor) -> Tensor:
+        """|tensor|, kept for the next batch as long as a parameter is not written to."""
+        if (torch.is_grad_enabled() and tensor.requires_grad) or not isinstance(tensor, nn.Parameter):
+            return tensor.abs()
+        kept = self._absolute.get(id(tensor))
+        if kept is None or kept[0] is not tensor or kept[1] != tensor._version or kept[2] != tensor.data_ptr():
+            self._absolute[id(tensor)] = kept = (tensor, tensor._version, tensor.data_ptr(), tensor.detach().abs())
+        return kept[3]
 
     def _prune(self) -> None:
         """Drop what the output does not need, and number the rest anew."""

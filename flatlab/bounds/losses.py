@@ -43,7 +43,7 @@ def margins(bounds: Bounds, y: Tensor, *, method: str = "crown-ibp") -> Tensor:
     if method == "alpha-crown":
         return bounds.alpha_crown(spec)[0]
     inside = {"crown-ibp": "ibp", "crown": "crown", "forward+backward": "forward"}[method]
-    return bounds.crown(spec, intermediate=inside)[0]
+    return bounds.lower(spec, intermediate=inside)
 
 
 def robust_ce(bounds: Bounds, y: Tensor, *, method: str = "crown-ibp", kappa: float = 1.0) -> Tensor:

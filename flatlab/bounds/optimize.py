@@ -92,7 +92,7 @@ def _begin(bounds: Bounds, rows: int, known: dict[int, Interval], joint: bool) -
         ibp = bounds._intervals("ibp")
         for index, signs in bounds._demanding().items():
             mask = bounds.open_rows(index, known[index] if signs else ibp[index], signs)
-            if not bool(mask.any()) or bounds._affine_of_input(index):
+            if not bool(mask.any()) or bounds._settled(index):
                 continue
             alphas.open[index] = mask
             starts[index] = int(mask.sum())

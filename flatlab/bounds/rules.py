@@ -29,6 +29,7 @@ from flatlab.bounds.kinds import (
     mul_back,
     product_corners,
 )
+from flatlab.bounds.softmax import Softmax
 
 RULES: dict[str, Rule] = {}
 """Name in torch.ops.aten -> rule."""
@@ -65,6 +66,7 @@ RULES["conv2d"] = Bilinear(back=conv2d_back)
 RULES.update({name: Bilinear() for name in ("conv1d", "conv3d", "conv_transpose2d")})
 RULES.update({name: Bilinear(corners=matmul_corners) for name in ("matmul", "bmm", "mm")})
 RULES["amax"] = Largest()
+RULES["softmax"] = RULES["_softmax"] = Softmax()
 
 
 def _sigmoid_slope(z: Tensor) -> Tensor:
