@@ -28,6 +28,7 @@ from flatlab.bounds.relax import SLOPES
 from flatlab.bounds.rules import RULES
 from flatlab.bounds.sets import Box, LpBall
 from flatlab.bounds.specs import Dense, Identity, Margins, Rows
+from flatlab.bounds.weights import first_names
 
 CHUNK = 1 << 28
 """Bytes of coefficients that one backward pass may hold before its rows are split."""
@@ -80,12 +81,17 @@ class Bounds:
         self.program, self.sparse = program, sparse
         self.inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
         self.sets: dict[int | str, Box] = {0: sets} if isinstance(sets, Box) else dict(sets)
+        self._first = first_names(program.model)
+        self.sets = {self._first.get(key, key) if isinstance(key, str) else key: s for key, s in self.sets.items()}
         self.relu = checks.one_of("lower slope of ReLUs", relu, SLOPES)
         self.chunk = None if chunk is None else checks.at_least("chunk", chunk, 1)
         self.memory_limit = memory_limit
         self.batch = self._check()
         at = [self.sets[i].center if i in self.sets else x for i, x in enumerate(self.inputs)]
         self._values = program.leaves(at)
+        for i, name in self._parameters().items():
+            if name in self.sets:
+                self._values[i] = self.sets[name].center  # the ball need not lie around the present value
         self.sites = self._sites()
         self._fill()
         self._cache: dict[tuple[str, bool], dict[int, Interval]] = {}
@@ -218,7 +224,7 @@ class Bounds:
         sites: dict[int, Site] = {}
         hot: set[int] = {self.program.inputs[key] for key in self.sets if isinstance(key, int)}
         named = {key: region for key, region in self.sets.items() if isinstance(key, str)}
-        parameters = {i: n.leaf[1] for i, n in enumerate(self.program.nodes) if n.leaf and n.leaf[0] == "parameter"}
+        parameters = self._parameters()
         used: set[str] = set()
         for index, node in enumerate(self.program.nodes):
             if node.leaf is not None or node.key == "clean":
@@ -245,9 +251,16 @@ class Bounds:
             raise ValueError("the output does not depend on what is perturbed")
         return sites
 
+    def _parameters(self) -> dict[int, str]:
+        """The nodes of the parameters, by the first name of each."""
+        leaves = {i: node.leaf for i, node in enumerate(self.program.nodes) if node.leaf is not None}
+        return {i: self._first[leaf[1]] for i, leaf in leaves.items() if leaf[0] == "parameter"}
+
     def _perturb(self, site: Site, named: Mapping[Any, Box], parameters: Mapping[int, str], index: int) -> None:
         """Note the balls of a linear layer's or a convolution's own parameters."""
         node = site.node
+        if not site.hot and not self._has_samples(node.inputs[0]):
+            raise UnsupportedOperator(f"{node} applies perturbed weights to a constant, the same for all samples")
         for position, argument in enumerate(node.args):
             name = parameters.get(argument.index) if isinstance(argument, Ref) else None
             if name not in named:
@@ -259,6 +272,15 @@ class Bounds:
             if isinstance(node.args[4] if len(node.args) > 4 else 0, str):
                 raise UnsupportedOperator(f"{node}: perturbed weights need a numeric padding")
             setattr(site, "weight" if position == 1 else "bias", named[name])
+        if site.weight is None and site.bias is None:
+            raise UnsupportedOperator(f"{node} takes perturbed parameters by keyword: give them by position")
+
+    def _has_samples(self, index: int) -> bool:
+        """Whether a value has one entry for each sample of the batch."""
+        node = self.program.nodes[index]
+        if node.leaf is not None:
+            return node.leaf[0] in ("input", "batch")
+        return any(self._has_samples(i) for i in node.inputs)
 
     def _fill(self) -> None:
         """Evaluate what is constant: the other arguments of the operators, and clean values."""
@@ -309,6 +331,9 @@ class Bounds:
             for i in site.hot if tight else ():
                 if i in self.sites:
                     wanted[i] = wanted.get(i, True) and site.node.key in ("relu", "leaky_relu")
+        for index in reversed(self.sites):  # what follows exactly from another interval is as good as that one
+            if wanted.get(index) is False and self._rule(index).settled:
+                wanted |= dict.fromkeys((i for i in self.sites[index].hot if i in self.sites), False)
         return wanted
 
     def _tighten(self, index: int, box: Interval, found: dict[int, Interval], signs: bool, alphas: Any) -> Interval:
@@ -334,9 +359,9 @@ class Bounds:
 
     def _settled(self, index: int) -> bool:
         """Whether no backward pass can improve an interval: of a function of one bounded value, or of an affine layer
-        right behind a perturbed box."""
+        right behind a perturbed box or a constant, whether its weights move or not."""
         site, rule = self.sites[index], self._rule(index)
-        if rule.settled or (isinstance(rule, Bilinear) and rule.itself(site)):
+        if rule.settled or not site.hot or (isinstance(rule, Bilinear) and rule.itself(site)):
             return True
         boxes = {
             self.program.inputs[key]
@@ -344,8 +369,7 @@ class Bounds:
             if isinstance(key, int)
             and (type(region) is Box or (isinstance(region, LpBall) and (region.p == math.inf or region.clip is None)))
         }
-        own = site.weight is None and site.bias is None
-        return own and site.node.key in ("linear", "conv2d") and len(site.hot) == 1 and site.hot[0] in boxes
+        return site.node.key in ("linear", "conv2d") and len(site.hot) == 1 and site.hot[0] in boxes
 
     def _line(self, index: int, found: dict[int, Interval] | None = None) -> Linear:
         """The linear bounds of a node, carried forward."""

@@ -145,7 +145,7 @@ class Affine(Rule):
             ball = x[0].ball if len(x) == 1 else None
             if ball is not None:
                 scale = site.apply(ball.scale.expand_as(ball.center)) if self.shape else ball.scale
-                fits = self.shape or site.node.key == "add"
+                fits = (self.shape or site.node.key == "add") and scale.shape[0] in (1, site.batch)
                 ball = Ball(site.apply(ball.center), scale[:1], ball.p) if fits and site.node.pre == 1 else None
             if x[0]._low is None and len(x) == 1 and self.shape:
                 return Interval(center=site.apply(x[0].center), radius=site.apply(x[0].radius), ball=ball)
@@ -177,9 +177,8 @@ class Affine(Rule):
     def backward(self, site: Site, a: Tensor, x: Sequence[Interval], alpha: Tensor | None = None) -> Bound:
         extra: Tensor | float = 0.0
         if site.weight is not None or site.bias is not None:
-            known = None if x else cast(Tensor, site.argument(0))
-            extra = weights.backward_cost(site, a, magnitude(x[0]) if known is None else known.abs(), known)
-            if known is not None:
+            extra = weights.backward_cost(site, a, x[0] if x else cast(Tensor, site.argument(0)))
+            if not x:
                 return [], site.dot(a, site.node.call(site.values)) + extra
         found = self._back(site, a, x) if self._back is not None else None
         if found is None and site.node.key in PULLBACKS and not site.node.kwargs:
@@ -517,7 +516,7 @@ def conv2d_back(site: Site, a: Tensor, x: Sequence[Interval]) -> Bound | None:
     ]
     flat = a.flatten(0, 1).contiguous(memory_format=_ROWS)  # two to three times as fast on a CPU
     back = F.conv_transpose2d(flat, weight, None, stride, padding, extra, groups, dilation)
-    constant = 0.0 if bias is None else torch.einsum("sbchw,c->sb", a, bias)
+    constant = 0.0 if bias is None else site.total(torch.einsum("snchw,c->sn", a, bias))
     return [back.unflatten(0, a.shape[:2])], constant
 
 

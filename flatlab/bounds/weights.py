@@ -1,8 +1,12 @@
 """Perturbed weights of linear layers and convolutions, and the first affine layer over an L1 or L2 ball.
 
 A weight W0 + D, ||D||_p <= eps, adds <D, M> to a bound, where M = sum over positions of A (x) patch; its least value is
--eps ||M||_q, 1/p + 1/q = 1. Where the patch is not known exactly, |M| <= |A| (x) max |patch| takes its place. One ball
-around each weight: a weight that is used twice is bounded as if it were two, which is sound.
+-eps ||M||_q, 1/p + 1/q = 1. Where a patch is only known to lie in c +- r, |M| <= |sum A (x) c| + sum |A| (x) r takes
+its place, so that what has opposite signs at different positions still cancels; at a single position the norm of that
+is ||A||_q times that of the largest patch. D itself is never written out. McCormick's planes over the box W0 +- eps,
+which an L2 ball fills badly, give wider bounds (Xu et al. 2020, section 3, arXiv 2002.12920).
+
+There is one ball around each weight: one that is used twice is bounded as if it were two, which is sound.
 """
 
 import math
@@ -10,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from flatlab.bounds.interval import Ball
+from flatlab.bounds.interval import Ball, Interval
 
 if TYPE_CHECKING:
     from flatlab.bounds.kinds import Site
@@ -20,7 +24,14 @@ if TYPE_CHECKING:
 SUPPORTED = ("linear", "conv2d")
 
 
-def _dual(p: float) -> float:
+def first_names(model: nn.Module) -> dict[str, str]:
+    """Every name of a parameter -> the one that `named_parameters` gives it: tied weights have several."""
+    first: dict[Tensor, str] = {}
+    return {name: first.setdefault(p, name) for name, p in model.named_parameters(remove_duplicate=False)}
+
+
+def dual(p: float) -> float:
+    """1/p + 1/q = 1."""
     return {1: math.inf, 2: 2, math.inf: 1}[p]
 
 
@@ -29,53 +40,74 @@ def _options(site: "Site") -> dict[str, Any]:
     return {name: site.argument(i, name, default) for name, i, default in names}
 
 
-def _patches(site: "Site", size: Tensor) -> Tensor:
-    """(B, groups, numbers of a patch, positions)."""
-    weight = site.argument(1)
+def _patches(site: "Site", z: Tensor) -> Tensor:
+    """The inputs of each output: (N, groups, numbers of a patch, positions)."""
     if site.node.key == "linear":
-        return size.reshape(size.shape[0], -1, size.shape[-1]).transpose(1, 2)[:, None]
-    o = _options(site)
-    flat = F.unfold(size, weight.shape[2:], o["dilation"], o["padding"], o["stride"])
-    return flat.reshape(size.shape[0], o["groups"], -1, flat.shape[-1])
+        return z.reshape(-1, 1, z.shape[-1], 1)
+    o, size = _options(site), site.argument(1).shape[2:]
+    flat = F.unfold(z, size, o["dilation"], o["padding"], o["stride"])
+    return flat.reshape(z.shape[0], o["groups"], -1, flat.shape[-1])
+
+
+def _by_sample(site: "Site", t: Tensor) -> Tensor:
+    """(*, N, groups, n, positions) -> (*, B, groups, n, positions), where N = pre B post counts positions as well."""
+    if t.shape[-4] == site.batch:
+        return t
+    split = t.unflatten(-4, (site.node.pre, site.batch, -1))
+    return split.movedim((-6, -4), (-3, -2)).flatten(-3)
 
 
 def interval_radius(site: "Site", size: Tensor) -> Tensor:
     """How far each output can move: eps times the dual norm of its patch; `size` bounds the inputs' absolute values."""
     total: Tensor | float = 0.0
     if site.weight is not None:
-        norm = _patches(site, size).norm(p=_dual(site.weight.p), dim=2)  # (B, groups, positions)
-        weight = site.argument(1)
-        reach = site.weight.eps * norm.repeat_interleave(weight.shape[0] // norm.shape[1], dim=1)
+        q, weight = dual(site.weight.p), site.argument(1)
         if site.node.key == "linear":
-            total = reach[:, :1].transpose(1, 2).reshape(*size.shape[:-1], 1).expand(*size.shape[:-1], weight.shape[0])
+            norm = size.norm(p=q, dim=-1, keepdim=True)
+            total = site.weight.eps * norm.expand(*norm.shape[:-1], weight.shape[0])
         else:
+            norm = _patches(site, size).norm(p=q, dim=2)  # (N, groups, positions)
+            reach = norm.repeat_interleave(weight.shape[0] // norm.shape[1], dim=1)
             shape = site.node.op(size[:1], weight, None, *site.node.args[3:]).shape  # type: ignore[misc]
-            total = reach.reshape(size.shape[0], *shape[1:])
+            total = site.weight.eps * reach.reshape(size.shape[0], *shape[1:])
     if site.bias is not None:
         total = total + site.bias.eps
     return total  # type: ignore[return-value]
 
 
-def backward_cost(site: "Site", a: Tensor, size: Tensor, signed: Tensor | None) -> Tensor:
-    """The least that perturbed weights and biases add to <a, z>, (S, B); `signed` is the input, if it is known."""
-    rows, batch = a.shape[:2]
-    flat = a.reshape(rows, batch, -1, a.shape[-1]).transpose(2, 3) if site.node.key == "linear" else a.flatten(3)
-    cost = torch.zeros(rows, batch, dtype=a.dtype, device=a.device)
+def backward_cost(site: "Site", a: Tensor, x: Interval | Tensor) -> Tensor:
+    """The least that perturbed weights and biases add to <a, z>, (S, B).
+
+    Args:
+        a: coefficients (S, *shape of z).
+        x: the layer's input: its interval, or its value if it is known.
+    """
+    weight = site.argument(1)
+    if site.node.key == "linear":
+        flat = a.reshape(a.shape[0], -1, 1, weight.shape[0], 1)
+    else:
+        flat = a.reshape(*a.shape[:2], _options(site)["groups"], -1, math.prod(a.shape[3:]))
+    flat = _by_sample(site, flat)  # (S, B, groups, outputs of a group, positions)
+    cost = torch.zeros(flat.shape[:2], dtype=a.dtype, device=a.device)
     if site.weight is not None:
-        q = _dual(site.weight.p)
-        patches = _patches(site, size if signed is None else signed)
-        groups = patches.shape[1]
-        grouped = flat.reshape(rows, batch, groups, -1, flat.shape[-1])
-        if patches.shape[-1] == 1:  # an outer product: its norm is the product of the norms
-            cost = cost - site.weight.eps * (grouped[..., 0].norm(p=q, dim=3) * patches[..., 0].norm(p=q, dim=2)).norm(
-                p=q, dim=2
-            )
-        else:
-            m = torch.einsum("sbgol,bgil->sbgoi", grouped if signed is not None else grouped.abs(), patches)
-            cost = cost - site.weight.eps * m.flatten(2).norm(p=q, dim=2)
+        cost = cost - site.weight.eps * _norm(site, flat, x, dual(site.weight.p))
     if site.bias is not None:
-        cost = cost - site.bias.eps * flat.sum(3).norm(p=_dual(site.bias.p), dim=2)
+        cost = cost - site.bias.eps * flat.sum(4).flatten(2).norm(p=dual(site.bias.p), dim=2)
     return cost
+
+
+def _norm(site: "Site", a: Tensor, x: Interval | Tensor, q: float) -> Tensor:
+    """The dual norm of M, (S, B), or a bound of it."""
+    center, radius = (x.center, x.radius) if isinstance(x, Interval) else (x, None)
+    at = _by_sample(site, _patches(site, center))
+    reach = None if radius is None else _by_sample(site, _patches(site, radius))
+    if at.shape[-1] == 1:  # an outer product: its norm is the product of the norms
+        size = at[..., 0] if reach is None else at[..., 0].abs() + reach[..., 0]
+        return (a[..., 0].norm(p=q, dim=3) * size.norm(p=q, dim=2)).norm(p=q, dim=2)
+    m = torch.einsum("sbgol,bgil->sbgoi", a, at)
+    if reach is not None:
+        m = m.abs() + torch.einsum("sbgol,bgil->sbgoi", a.abs(), reach)
+    return m.flatten(2).norm(p=q, dim=2)
 
 
 def ball_radius(site: "Site", ball: Ball) -> Tensor | Ball | None:
