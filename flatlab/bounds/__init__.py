@@ -3,17 +3,20 @@
 from flatlab.bounds.api import compute_bounds
 from flatlab.bounds.engine import Bounds, LinearBound
 from flatlab.bounds.errors import DomainError, MemoryLimitExceeded, UnsupportedOperator
+from flatlab.bounds.flatness import CertifiedFlatness, certified_flatness, random_gap, weight_attack
 from flatlab.bounds.graph import Program
 from flatlab.bounds.losses import EpsSchedule, fused_ce, margins, robust_ce, verified, verified_error
 from flatlab.bounds.rules import RULES, supported
 from flatlab.bounds.sets import Box, L0Ball, LpBall, Synonyms
 from flatlab.bounds.specs import Margins
-from flatlab.bounds.train import CertifiedTraining, weight_balls
+from flatlab.bounds.train import CertifiedTraining
+from flatlab.bounds.weights import weight_balls
 
 __all__ = [
     "RULES",
     "Bounds",
     "Box",
+    "CertifiedFlatness",
     "CertifiedTraining",
     "DomainError",
     "EpsSchedule",
@@ -25,12 +28,15 @@ __all__ = [
     "Program",
     "Synonyms",
     "UnsupportedOperator",
+    "certified_flatness",
     "compute_bounds",
     "fused_ce",
     "margins",
+    "random_gap",
     "robust_ce",
     "supported",
     "verified",
     "verified_error",
+    "weight_attack",
     "weight_balls",
 ]

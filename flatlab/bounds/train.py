@@ -18,6 +18,7 @@ from flatlab.bounds.engine import Bounds
 from flatlab.bounds.graph import Program
 from flatlab.bounds.losses import EpsSchedule, fused_ce, robust_ce
 from flatlab.bounds.sets import Box, LpBall
+from flatlab.bounds.weights import weight_balls
 from flatlab.models import Stacked
 
 KINDS = ("ibp", "fused", "crown-ibp")
@@ -28,23 +29,28 @@ class CertifiedTraining:
     """Train on a certified upper bound of the worst-case cross-entropy.
 
     Args:
-        eps: radius of the ball around each input, in the units of inputs in [0, 1]; 0 with `weight_eps` alone.
+        eps: radius of the ball around each input, in the units of inputs in [0, 1]; 0 leaves inputs alone.
         kind: "ibp", "fused" (CROWN-IBP with loss fusion) or "crown-ibp" (one row for each other class).
         p: of the ball, 1, 2 or inf.
         clip: range of valid inputs, or None.
-        schedule: of the radius; None for the default ramp.
+        schedule: of the radii; its own `eps` does not matter, as shares of it are used. None for the default ramp.
         mix: let kappa fall to 0 as the radius grows; otherwise it stays 1.
-        weight_eps: radius of an L2 ball around each weight matrix, on the same ramp.
+        weight_eps: radius of an L2 ball around each weight matrix, on the same ramp; 0 leaves weights alone.
+        weight_names: of the parameters in balls; None for the weights of all linear layers and convolutions.
         relu: lower slope of ReLUs.
+
+    Raises:
+        ValueError: both radii are 0, or an option is out of range.
     """
 
-    eps: float
+    eps: float = 0.0
     kind: str = "fused"
     p: float = math.inf
     clip: tuple[float, float] | None = (0.0, 1.0)
     schedule: EpsSchedule | None = None
     mix: bool = True
     weight_eps: float = 0.0
+    weight_names: Sequence[str] | None = None
     relu: str = "adaptive"
     full_precision: bool = True  # bounds in half precision prove nothing
     _programs: dict[int, tuple[nn.Module, Program]] = field(default_factory=dict, repr=False)
@@ -54,7 +60,7 @@ class CertifiedTraining:
         checks.nonnegative("weight_eps", self.weight_eps)
         checks.one_of("kind", self.kind, KINDS)
         if self.eps == 0 and self.weight_eps == 0:
-            raise ValueError("eps and weight_eps are both 0: nothing would be certified")
+            raise ValueError("eps and weight_eps are both 0: nothing would be certified; give one of them")
 
     @property
     def ramp(self) -> EpsSchedule:
@@ -69,13 +75,8 @@ class CertifiedTraining:
         clean = F.cross_entropy(model(x), y)  # also moves BatchNorm's running statistics
         if share == 0:
             return clean
-        kappa = (1 - share if self.mix else 1.0) if self.kind != "ibp" else 0.0
         bounds = Bounds(self.program(model, x), x, self.sets(model, x, share), relu=self.relu)
-        if kappa < 1e-5:
-            return robust_ce(bounds, y, method="ibp").mean()
-        if self.kind == "fused":
-            return fused_ce(bounds, y, kappa=kappa).mean()
-        return robust_ce(bounds, y, kappa=kappa).mean()
+        return certified_loss(bounds, y, self.kind, share, mix=self.mix)
 
     def sets(self, model: nn.Module, x: Tensor, share: float = 1.0) -> dict[int | str, Box]:
         """The perturbation sets at a share of the full radii."""
@@ -83,7 +84,7 @@ class CertifiedTraining:
         if self.eps:
             found[0] = LpBall(x, share * self.eps, self.p, clip=self.clip)
         if self.weight_eps:
-            found |= weight_balls(model, share * self.weight_eps)
+            found |= weight_balls(model, share * self.weight_eps, names=self.weight_names)
         return found
 
     def program(self, model: nn.Module, x: Tensor) -> Program:
@@ -94,20 +95,18 @@ class CertifiedTraining:
         return kept[1]
 
 
-def weight_balls(
-    model: nn.Module, eps: float, *, p: float = 2, names: Sequence[str] | None = None
-) -> dict[int | str, Box]:
-    """A ball around each weight of the linear layers and convolutions of `model`, for `Bounds`.
+def certified_loss(bounds: Bounds, y: Tensor, kind: str, share: float, *, mix: bool) -> Tensor:
+    """The mean certified cross-entropy of a batch.
 
     Args:
-        eps: radius of each.
-        p: 1, 2 or inf.
-        names: of the parameters; None for all such weights.
+        y: labels (B,).
+        kind: "ibp", "fused" or "crown-ibp".
+        share: of the full radius, in (0, 1].
+        mix: with the weight 1 - share on CROWN-IBP, and the rest on IBP.
     """
-    chosen = [
-        f"{name}.weight" if name else "weight"
-        for name, m in model.named_modules()
-        if isinstance(m, nn.Linear | nn.Conv2d)
-    ]
-    parameters = dict(model.named_parameters())
-    return {name: LpBall(parameters[name], eps, p) for name in (chosen if names is None else names)}
+    kappa = (1 - share if mix else 1.0) if kind != "ibp" else 0.0
+    if kappa < 1e-5:
+        return robust_ce(bounds, y, method="ibp").mean()
+    if kind == "fused":
+        return fused_ce(bounds, y, kappa=kappa).mean()
+    return robust_ce(bounds, y, kappa=kappa).mean()

@@ -10,6 +10,7 @@ There is one ball around each weight: one that is used twice is bounded as if it
 """
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,11 +18,37 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flatlab.bounds.interval import Ball, Interval
+from flatlab.bounds.sets import Box, LpBall
 
 if TYPE_CHECKING:
     from flatlab.bounds.kinds import Site
 
 SUPPORTED = ("linear", "conv2d")
+
+
+def weight_balls(
+    model: nn.Module, eps: float, *, p: float = 2, names: Sequence[str] | None = None
+) -> dict[int | str, Box]:
+    """A ball around each weight of a model, for `Bounds`.
+
+    Args:
+        eps: radius of each, >= 0, in the units of the weights.
+        p: 1, 2 or inf, over all entries of a weight (2: the Frobenius norm).
+        names: of the parameters; None for the weights of all linear layers and convolutions, whose biases stay.
+
+    Raises:
+        ValueError: no such parameter, or no layer with weights.
+    """
+    parameters = dict(model.named_parameters())
+    if names is None:
+        layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+        names = [name for name, w in parameters.items() if any(w is layer.weight for layer in layers)]
+    unknown = [name for name in names if name not in parameters]
+    if unknown or not names:
+        raise ValueError(
+            f"no weights {unknown or 'of linear layers or convolutions'}: choose from {', '.join(parameters)}"
+        )
+    return {name: LpBall(parameters[name], eps, p) for name in names}
 
 
 def first_names(model: nn.Module) -> dict[str, str]:
