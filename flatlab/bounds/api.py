@@ -47,8 +47,6 @@ def compute_bounds(
     if method == "ibp":
         return bounds.ibp(c)
     if method == "forward":
-        if isinstance(c, Margins):
-            c = c.dense(bounds.batch, inputs[0]).transpose(0, 1)
         return bounds.forward(c)
     if method == "alpha-crown":
         with torch.no_grad():

@@ -116,14 +116,19 @@ class Bounds:
         low = self._run(self.output, rows, found, stop=True)
         return self._both(low)
 
-    def forward(self, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, c: Tensor | Margins | None = None) -> tuple[Tensor, Tensor]:
         """Bounds by linear functions that are carried forward, O(inputs) passes; `c` as in `ibp`."""
         found = self._intervals("forward")
         if c is None:
             return self._checked(found[self.output].low, found[self.output].high)
-        line, c = self._line(self.output), c.to(self._dtype)
-        plus, minus = c.clamp(min=0), c.clamp(max=0)
-        mix = lambda lo, hi: torch.einsum("bsk,dbk->dbs", plus, lo) + torch.einsum("bsk,dbk->dbs", minus, hi)  # noqa: E731
+        line, pre = self._line(self.output), self.program.nodes[self.output].pre
+        rows = self._spec(c).dense(self.batch, line.lb)
+        plus, minus = rows.clamp(min=0), rows.clamp(max=0)
+
+        def mix(low: Tensor, high: Tensor) -> Tensor:
+            lo, hi = (samples_first(t, pre, self.batch) for t in (low, high))
+            return torch.einsum("sbk,dbk->dbs", plus, lo) + torch.einsum("sbk,dbk->dbs", minus, hi)
+
         ends = lambda lo, hi: mix(lo[None], hi[None])[0]  # noqa: E731
         spec = Linear(mix(line.lw, line.uw), ends(line.lb, line.ub), mix(line.uw, line.lw), ends(line.ub, line.lb))
         box = self._concrete(spec, 1)
@@ -143,8 +148,12 @@ class Bounds:
         low, high = self._both(self._run(self.output, self._spec(c), found))
         if c is not None:
             return low, high
-        shape = found[self.output].shape
-        box = found[self.output].meet(self._unflat(low, shape), self._unflat(high, shape))
+        return self.within(found[self.output], low, high)
+
+    def within(self, known: Interval, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds (B, numbers of a sample) of the output in its own shape, and nowhere wider than is known."""
+        pre = self.program.nodes[self.output].pre
+        box = known.meet(*(self._unflat(t, known.shape, pre) for t in (low, high)))
         return box.low, box.high
 
     def lower(self, c: Tensor | Margins, *, intermediate: str = "ibp") -> Tensor:
@@ -189,7 +198,8 @@ class Bounds:
 
     @property
     def _dtype(self) -> torch.dtype:
-        return next(x.dtype for x in self.inputs if x.is_floating_point())
+        given = (*self.inputs, *self.program.model.parameters())
+        return next(x.dtype for x in given if x.is_floating_point())
 
     def _check(self) -> int:
         program = self.program
@@ -214,6 +224,9 @@ class Bounds:
             if region.low.shape != shape:
                 raise ValueError(f"the set of {key!r} has shape {tuple(region.low.shape)}, it needs {tuple(shape)}")
         batch = int(self.inputs[0].shape[0])
+        sizes = [x.shape[0] if x.ndim else 0 for x in self.inputs]
+        if batch == 0 or any(size != batch for size in sizes):
+            raise ValueError(f"dimension 0 of all inputs must be the same batch of one or more, got sizes {sizes}")
         norms = any(n.key == "clean" for n in program.nodes) and program.training
         if norms and batch == 1:
             raise ValueError("BatchNorm in train mode needs more than one sample: use model.eval(), or a larger batch")
@@ -239,6 +252,7 @@ class Bounds:
                     "(see its head), or rewrite the module with operators of flatlab.bounds.supported()"
                 )
             site = Site(node, self._values, mine, self.batch, self.program.absolute, self.relu)
+            RULES[node.key].check(site)
             if moved:
                 self._perturb(site, named, parameters, index)
                 used |= moved
@@ -521,7 +535,8 @@ class Bounds:
         """The coefficients that a pass begins with. Rows of a linear layer are rows of its weight."""
         node, site = self.program.nodes[start], self.sites.get(start)
         plain = site is not None and node.key == "linear" and site.hot == (node.args[0].index,) and node.pre == 1
-        if plain and site is not None and site.weight is None and site.bias is None and len(found[start].shape) == 2:
+        plain = plain and found[start].shape[:-1] == (self.batch,)
+        if plain and site is not None and site.weight is None and site.bias is None:
             a, total = rows.through(site.argument(1), site.argument(2, "bias"), self.batch)
             index = site.hot[0]
         else:

@@ -16,9 +16,10 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_flatten
 
 from flatlab.bounds import relax, weights
-from flatlab.bounds.errors import DomainError
+from flatlab.bounds.errors import DomainError, UnsupportedOperator
 from flatlab.bounds.graph import Node, Ref
 from flatlab.bounds.interval import Ball, Interval
 from flatlab.bounds.pullbacks import PULLBACKS, unbroadcast
@@ -76,7 +77,7 @@ class Site:
 
     def total(self, a: Tensor) -> Tensor:
         """Sum (S, *shape) over everything but rows and samples: (S, B)."""
-        if self.node.pre == 1 and a.ndim > 2:
+        if self.node.pre == 1 and a.ndim > 2 and a.shape[1] == self.batch:
             return a.sum(tuple(range(2, a.ndim)))
         return samples_first(a, self.node.pre, self.batch).sum(2)
 
@@ -96,8 +97,19 @@ class Rule:
     """How bounds pass through an operator."""
 
     kind = ""
+    slots = 1  # how many of the first arguments may depend on what is perturbed
     tight = True  # whether the quality of the bounds depends on intervals of the inputs
     settled = False  # whether no backward pass can improve on the interval
+
+    def check(self, site: Site) -> None:
+        """Raise UnsupportedOperator where the rule does not hold: of options, or of arguments that are perturbed."""
+        args, kwargs = site.node.args, site.node.kwargs
+        leaves = tree_flatten((args[self.slots :], kwargs))[0]
+        if any(isinstance(leaf, Ref) and leaf.index in site.hot for leaf in leaves):
+            raise UnsupportedOperator(
+                f"{site.node} depends on what is perturbed by an argument that has no rule; only its first "
+                f"{self.slots} may"
+            )
 
     def interval(self, site: Site, x: Sequence[Interval]) -> Interval:
         """The operator's interval from those of its hot inputs."""
@@ -122,6 +134,7 @@ class Affine(Rule):
     Args:
         nonneg: no coefficient of J is negative: ends map to ends.
         shape: moreover, J only moves numbers about, without a constant.
+        once: moreover, none of them appears twice.
         product: J is the constant one of the two first arguments, as in a matrix product, so that |J| is its absolute
             value; argument 2, if any, is a bias.
         back: a faster backward pass than the general one, or None where it does not apply.
@@ -135,23 +148,38 @@ class Affine(Rule):
         *,
         nonneg: bool = False,
         shape: bool = False,
+        once: bool = False,
         product: bool = False,
+        slots: int = 1,
         back: Callable[[Site, Tensor, Sequence[Interval]], Bound | None] | None = None,
     ) -> None:
-        self.nonneg, self.shape, self.product, self._back = nonneg or shape, shape, product, back
+        self.shape, self.once, self.product, self.slots, self._back = shape or once, once, product, slots, back
+        self.nonneg = nonneg or self.shape
+
+    def check(self, site: Site) -> None:
+        super().check(site)
+        options = {k: v for k, v in site.node.kwargs.items() if k not in ("memory_format", "implicit")}
+        if options.pop("dtype", torch.float).is_floating_point is False or options:
+            raise UnsupportedOperator(f"{site.node} has no rule with the options {site.node.kwargs}")
 
     def interval(self, site: Site, x: Sequence[Interval]) -> Interval:
         if self.nonneg:
-            ball = x[0].ball if len(x) == 1 else None
-            if ball is not None:
-                scale = site.apply(ball.scale.expand_as(ball.center)) if self.shape else ball.scale
-                fits = (self.shape or site.node.key == "add") and scale.shape[0] in (1, site.batch)
-                ball = Ball(site.apply(ball.center), scale[:1], ball.p) if fits and site.node.pre == 1 else None
+            ball = self._ball(site, x[0].ball) if len(x) == 1 and x[0].ball is not None else None
             if x[0]._low is None and len(x) == 1 and self.shape:
                 return Interval(center=site.apply(x[0].center), radius=site.apply(x[0].radius), ball=ball)
             low, high = site.apply(*(i.low for i in x)), site.apply(*(i.high for i in x))
             return Interval(low, high, ball=ball)
         return self._product(site, x)
+
+    def _ball(self, site: Site, ball: Ball) -> Ball | None:
+        """What becomes of an Lp ball: one that is moved, or whose coordinates are exchanged; a copy of one is none."""
+        center = site.apply(ball.center)
+        if site.node.pre != 1 or center.shape[:1] != (site.batch,):
+            return None
+        if self.once:
+            return Ball(center, site.apply(ball.scale.expand_as(ball.center))[:1], ball.p)
+        moved = site.node.key == "add" and site.node.args[0] != site.node.args[1] and center.shape == ball.center.shape
+        return Ball(center, ball.scale, ball.p) if moved else None
 
     def _product(self, site: Site, x: Sequence[Interval]) -> Interval:
         """J c -+ |J| r, with perturbed weights and balls where there are any."""
@@ -237,8 +265,9 @@ class Pointwise(Rule):
         f: needed for the interval of a monotone function.
         increasing: True, False, or None if `interval` is given.
         interval: (l, u, *parameters) -> ends.
-        above: the domain is z > above.
+        above: the domain is z > above; or (*parameters) -> above, or None where every z is in it.
         free: whether `lines` uses alpha; `start` (l, u, lines) -> alpha (2, ...) to begin with, default 1/2.
+        refuse: (*parameters) -> why there is no rule with these parameters, or "".
     """
 
     kind = "pointwise"
@@ -251,17 +280,27 @@ class Pointwise(Rule):
         *,
         increasing: bool | None = None,
         interval: Callable[..., tuple[Tensor, Tensor]] | None = None,
-        above: float | None = None,
+        above: float | Callable[..., float | None] | None = None,
         free: bool = True,
         start: Callable[..., Tensor] | None = None,
+        refuse: Callable[..., str] = lambda *parameters: "",
     ) -> None:
         self.lines, self.f, self.increasing, self._interval = lines, f, increasing, interval
-        self.above, self.free, self._start = above, free, start
+        self.above, self.free, self._start, self._refuse = above, free, start, refuse
+
+    def check(self, site: Site) -> None:
+        super().check(site)
+        others = site.node.args[1:]
+        tensors = any(isinstance(leaf, Ref) for leaf in others)
+        why = "they must be numbers" if tensors else self._refuse(*others, *site.node.kwargs.values())
+        if why:
+            raise UnsupportedOperator(f"{site.node} has no rule with its parameters: {why}")
 
     def _domain(self, site: Site, x: Interval) -> None:
-        if self.above is not None and not bool((x.low > self.above).all()):
+        above = self.above(*self.parameters(site)) if callable(self.above) else self.above
+        if above is not None and not bool((x.low > above).all()):
             raise DomainError(
-                f"{site.node} needs inputs > {self.above:g}, but their lower bound is {float(x.low.min()):g}: "
+                f"{site.node} needs inputs > {above:g}, but their lower bound is {float(x.low.min()):g}: "
                 "make the perturbation smaller, use a tighter method, or add a constant in the model"
             )
 
@@ -334,10 +373,16 @@ class Bilinear(Affine):
         *,
         corners: Callable[[Interval, Interval], tuple[Tensor, Tensor]] | None = None,
         square: "Pointwise | None" = None,
+        slots: int = 2,
         back: Callable[[Site, Tensor, Sequence[Interval]], Bound | None] | None = None,
     ) -> None:
-        super().__init__(product=True, back=back)
+        super().__init__(product=True, slots=slots, back=back)
         self.corners, self.square = corners, square
+
+    def check(self, site: Site) -> None:
+        super().check(site)
+        if self.corners is None and self.both(site):
+            raise UnsupportedOperator(f"{site.node} is a product of two perturbed values, which has no rule here")
 
     def both(self, site: Site) -> bool:
         """Whether both factors are perturbed."""
@@ -364,9 +409,7 @@ class Bilinear(Affine):
             return self.square.interval(site, x)  # type: ignore[union-attr]
         if not self.both(site):
             return super().interval(site, x)
-        if self.corners is None:
-            raise NotImplementedError(f"{site.node}: a product of two perturbed values has no rule here")
-        return Interval(*self.corners(*self._factors(site, x)))
+        return Interval(*cast(Any, self.corners)(*self._factors(site, x)))
 
     def backward(self, site: Site, a: Tensor, x: Sequence[Interval], alpha: Any = None) -> Bound:
         if self.itself(site):
@@ -454,6 +497,12 @@ class Largest(Rule):
 
     kind = "reduction"
     settled = True
+
+    def check(self, site: Site) -> None:
+        super().check(site)
+        dims = site.argument(1, "dim", ())
+        if not isinstance(dims, int) and len(dims) != 1:
+            raise UnsupportedOperator(f"{site.node} has a rule for one dimension only: give it one after the other")
 
     def _where(self, site: Site, x: Interval) -> tuple[int, Tensor, Tensor, Tensor]:
         dims = site.argument(1, "dim")

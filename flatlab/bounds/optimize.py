@@ -67,6 +67,8 @@ def optimize(
                 found = {}
                 bounds._grow("crown", found, alphas)
             low = bounds._run(bounds.output, spec, found, alphas=alphas)
+            if not low.requires_grad:  # no operator on the way has anything free
+                break
             slopes = torch.autograd.grad(-low.sum(), leaves, allow_unused=True)
         best = torch.maximum(best, low.detach())
         for leaf, slope in zip(leaves, slopes, strict=True):
@@ -126,6 +128,4 @@ def _result(
     low, high = bounds._both(best)
     if c is not None:
         return low, high
-    shape = known[bounds.output].shape
-    box = known[bounds.output].meet(bounds._unflat(low, shape), bounds._unflat(high, shape))
-    return box.low, box.high
+    return bounds.within(known[bounds.output], low, high)

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from flatlab.bounds import relax
 from flatlab.bounds.composites import EXPANSIONS
-from flatlab.bounds.errors import DomainError, UnsupportedOperator
 from flatlab.bounds.kinds import (
     Affine,
     Bilinear,
@@ -34,21 +33,22 @@ from flatlab.bounds.softmax import Softmax
 RULES: dict[str, Rule] = {}
 """Name in torch.ops.aten -> rule."""
 
-_SHAPE = (
+_MOVED = (
     "flatten", "reshape", "view", "_unsafe_view", "transpose", "permute", "t", "select", "slice", "unsqueeze",
-    "squeeze", "expand", "contiguous",
-    "clone", "unflatten", "flip", "roll", "gather", "index_select", "narrow", "repeat", "alias",
-    "view_as", "upsample_nearest2d", "movedim", "swapaxes", "numpy_T", "mT", "expand_as", "unfold",
+    "squeeze", "contiguous", "clone", "unflatten", "flip", "roll", "narrow", "alias", "view_as", "movedim", "swapaxes",
+    "numpy_T", "mT",
 )  # fmt: skip
+_COPIED = ("expand", "expand_as", "repeat", "gather", "index_select", "upsample_nearest2d", "unfold")
 _NONNEG = (
     "cat", "sum", "mean", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "pad", "index",
     "cumsum", "constant_pad_nd",
 )  # fmt: skip
 
 
-RULES.update({name: Affine(shape=True) for name in _SHAPE})
+RULES.update({name: Affine(once=True) for name in _MOVED})
+RULES.update({name: Affine(shape=True) for name in _COPIED})
 RULES.update({name: Affine(nonneg=True) for name in _NONNEG})
-RULES["add"] = Affine(nonneg=True, back=add_back)
+RULES["add"] = Affine(nonneg=True, slots=2, back=add_back)
 
 _square = Pointwise(
     relax.convex(lambda z: z * z, lambda z: 2 * z),
@@ -60,7 +60,7 @@ _square = Pointwise(
 _square.parameters = lambda site: ()  # type: ignore[method-assign]  # the second argument is the value itself
 
 RULES["mul"] = Bilinear(corners=product_corners, square=_square, back=mul_back)
-RULES["div"] = Bilinear()  # by a constant; by a perturbed value it is expanded
+RULES["div"] = Bilinear(slots=1)  # by a constant; by a perturbed value it is expanded
 RULES["linear"] = Bilinear(back=linear_back)
 RULES["conv2d"] = Bilinear(back=conv2d_back)
 RULES.update({name: Bilinear() for name in ("conv1d", "conv3d", "conv_transpose2d")})
@@ -120,8 +120,6 @@ def _wavy(f: Any, df: Any, offset: float) -> Pointwise:
 
 
 def _gelu(l: Tensor, u: Tensor, alpha: Tensor | None, approximate: str = "none") -> relax.Lines:
-    if approximate != "none":
-        raise UnsupportedOperator(f"gelu with approximate={approximate!r} has no rule: use approximate='none'")
     return relax.curved(F.gelu, _gelu_slope, _at(-math.sqrt(2), math.sqrt(2)))(l, u, alpha)
 
 
@@ -131,8 +129,6 @@ def _softplus(l: Tensor, u: Tensor, alpha: Tensor | None, beta: float = 1.0, thr
 
 
 def _elu(l: Tensor, u: Tensor, alpha: Tensor | None, a: float = 1.0) -> relax.Lines:
-    if not 0 < a <= 1:
-        raise UnsupportedOperator(f"elu with alpha={a:g} is not convex and has no rule: use alpha in (0, 1]")
     return relax.convex(lambda z: F.elu(z, a), lambda z: torch.where(z > 0, 1.0, a * z.exp()))(l, u, alpha)
 
 
@@ -149,8 +145,6 @@ def _power_lines(n: float) -> Callable[..., relax.Lines]:
 
 def _power_interval(l: Tensor, u: Tensor, n: float) -> tuple[Tensor, Tensor]:
     whole = n == int(n) and n > 0
-    if not whole and bool((l <= 0).any()):
-        raise DomainError(f"z ** {n:g} needs z > 0, but its lower bound is {float(l.min()):g}")
     a, b = l.pow(n), u.pow(n)
     low, high = torch.minimum(a, b), torch.maximum(a, b)
     return (torch.where((l < 0) & (u > 0), 0.0, low) if whole and int(n) % 2 == 0 else low), high
@@ -187,6 +181,7 @@ RULES.update(
             F.leaky_relu,
             increasing=True,
             start=_leaky_start,
+            refuse=lambda a=0.01: "" if a >= 0 else f"it is not monotone with slope {a:g}; take a slope >= 0",
         ),
         "clamp": Pointwise(
             lambda l, u, alpha, low=None, high=None: relax.clamp(l, u, alpha, low, high),
@@ -212,7 +207,9 @@ RULES.update(
         "reciprocal": Pointwise(
             relax.convex(torch.reciprocal, lambda z: -z.pow(-2)), torch.reciprocal, increasing=False, above=0.0
         ),
-        "pow": Pointwise(_power, interval=_power_interval),
+        "pow": Pointwise(
+            _power, interval=_power_interval, above=lambda n: None if n == int(n) and n > 0 else 0.0
+        ),
         "sigmoid": Pointwise(
             relax.s_shaped(torch.sigmoid, _sigmoid_slope, lambda k, b: (k, 1 - b)), torch.sigmoid, increasing=True,
             start=_s_start,
@@ -220,8 +217,14 @@ RULES.update(
         "tanh": Pointwise(
             relax.s_shaped(torch.tanh, _tanh_slope, lambda k, b: (k, -b)), torch.tanh, increasing=True, start=_s_start
         ),
-        "softplus": Pointwise(_softplus, F.softplus, increasing=True),
-        "elu": Pointwise(_elu, F.elu, increasing=True),
+        "softplus": Pointwise(
+            _softplus, F.softplus, increasing=True,
+            refuse=lambda beta=1.0, threshold=20.0: "" if beta > 0 else f"beta must be > 0, got {beta:g}",
+        ),
+        "elu": Pointwise(
+            _elu, F.elu, increasing=True,
+            refuse=lambda a=1.0: "" if 0 < a <= 1 else f"it is convex for alpha in (0, 1] only, got {a:g}",
+        ),
         "silu": Pointwise(
             relax.curved(F.silu, _silu_slope, _at(-2.399357, 2.399357)),
             F.silu,
@@ -233,6 +236,7 @@ RULES.update(
             F.gelu,
             interval=lambda l, u, *_: relax.extent(F.gelu, _gelu_slope, _at(-math.sqrt(2), math.sqrt(2))(l), l, u),
             free=False,
+            refuse=lambda approximate="none": "" if approximate == "none" else "use approximate='none'",
         ),
         "sin": _wavy(torch.sin, torch.cos, 0.0),
         "cos": _wavy(torch.cos, lambda z: -z.sin(), math.pi / 2),
