@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from flatlab import attacks, data, defenses, models, optim, presets
-from flatlab.presets import critical_momenta, likelihood_landscapes, momenta_claims
+from flatlab import attacks, bounds, data, defenses, models, optim, presets
+from flatlab.presets import certified_claims, critical_momenta, likelihood_landscapes, momenta_claims
 
 
 @pytest.mark.parametrize("preset", presets.NAMES)
@@ -45,6 +45,34 @@ def test_every_preset_of_critical_momenta_fits_its_data(preset: str) -> None:
         assert network(torch.rand(2, *shape)).shape == (2, classes)
         reader = models.build(cfg.text_model, (cfg.length,), 50, options=cfg.text_options).eval()
         assert reader(torch.zeros(2, cfg.length, dtype=torch.int64)).shape == (2, cfg.length, 50)
+
+
+SHAPES = {
+    "digits": ((1, 8, 8), 10),
+    "mnist": ((1, 28, 28), 10),
+    "cifar10": ((3, 32, 32), 10),
+    "tiny_imagenet": ((3, 64, 64), 200),
+    "imagenet64": ((3, 64, 64), 1000),
+}
+
+
+@pytest.mark.parametrize("preset", presets.NAMES)
+def test_every_preset_of_certified_bounds_fits_its_data(preset: str) -> None:
+    cfg = presets.resolve("certified_bounds", preset)
+    assert {"natural", "ibp", "fused"} <= set(cfg.kinds)
+    assert not set(cfg.seeds) & {100, 101}, "reported seeds must not be those of the tuning"
+    assert list(cfg.classes) == sorted(cfg.classes)
+    for task in cfg.tasks:
+        shape, classes = SHAPES[task.dataset]
+        ramp = bounds.EpsSchedule(task.eps_train, task.start, task.length)
+        assert ramp(1.0) == task.eps_train >= task.eps
+        assert set(task.rates) <= set(cfg.kinds)
+        with torch.device("meta"):
+            network = models.build(task.model, shape, classes, options=task.options).eval()
+            assert network(torch.rand(2, *shape)).shape == (2, classes)
+    for network in cfg.networks:
+        assert network.model in (*models.available(), *models.available("sentence"))
+    assert len({claim.id for claim in certified_claims.CLAIMS}) == len(certified_claims.CLAIMS)
 
 
 def test_every_method_of_critical_momenta_can_be_made() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from flatlab.names import nearest, one_of
 
 NAMES = ("quick", "cpu", "gpu", "full")
-STUDIES = ("likelihood_landscapes", "critical_momenta")
+STUDIES = ("likelihood_landscapes", "certified_bounds", "critical_momenta")
 
 
 def available() -> tuple[str, ...]:
