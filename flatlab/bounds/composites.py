@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from flatlab.bounds.graph import Emitter, Ref
 
@@ -53,7 +54,8 @@ def _layer_norm(
 
 @composite("rms_norm")
 def _rms_norm(emit: Emitter, x: Ref, shape: Sequence[int], weight: Any = None, eps: float | None = None) -> Ref:
-    return _normalised(emit, x, list(range(-len(shape), 0)), math.prod(shape), eps or 1e-7, weight, None)
+    eps = torch.finfo(emit.dtype(x)).eps if eps is None else eps
+    return _normalised(emit, x, list(range(-len(shape), 0)), math.prod(shape), eps, weight, None)
 
 
 def _normalised(emit: Emitter, d: Ref, dims: list[int], most: int, eps: float, weight: Any, bias: Any) -> Ref:
@@ -89,8 +91,10 @@ def _batch_norm(
     momentum: float,
     eps: float,
     *r: Any,
-) -> Ref:
+) -> Any:
     """A scale and a shift for each channel; in train mode with the statistics of the clean batch."""
+    if training and not emit.training:
+        return NotImplemented  # it has no running statistics, and mixes samples
     wide = [1, -1] + [1] * (len(x.shape) - 2)
     if training:
         dims = [0, *range(2, len(x.shape))]
@@ -115,14 +119,30 @@ def _attention(
     is_causal: bool = False,
     **options: Any,
 ) -> Any:
-    if options.get("enable_gqa"):
+    if options.get("enable_gqa") or dropout:
         return NotImplemented
     scale = options.get("scale") or 1 / math.sqrt(q.shape[-1])
     logits = emit.mul(emit.matmul(q, emit.transpose(k, -2, -1)), scale)
+    keep: Any = None
     if is_causal:
-        size = (q.shape[-2], k.shape[-2])
-        mask = torch.full(size, -1e4).triu(1)
-    return emit.matmul(emit.softmax(logits if mask is None else emit.add(logits, mask), -1), v)
+        keep = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
+    elif mask is not None and emit.dtype(mask) == torch.bool:
+        keep = mask
+    elif mask is not None:  # what is left out of the softmax is finite here: no infinite number meets a zero
+        keep = emit.gt(mask, _NEVER)
+        logits = emit.add(logits, emit.clamp(mask, _NEVER, None))
+    if keep is None:
+        return emit.matmul(emit.softmax(logits, -1), v)
+    return emit.matmul(emit.apply(masked_softmax, logits, -1, keep), v)
+
+
+_NEVER = -1e6
+"""A logit this low, or lower, is masked."""
+
+
+def masked_softmax(x: Tensor, dim: int, keep: Tensor) -> Tensor:
+    """Softmax over what is kept; 0 elsewhere."""
+    return x.masked_fill(~keep, -torch.inf).softmax(dim)
 
 
 @composite("div")
@@ -131,6 +151,12 @@ def _div(emit: Emitter, x: Any, y: Any, **options: Any) -> Any:
     if options or not isinstance(y, Ref) or not emit.moves(y):
         return NotImplemented
     return emit.mul(emit.reciprocal(y), x)
+
+
+@composite("add")
+def _add(emit: Emitter, x: Any, y: Any, alpha: float = 1) -> Any:
+    """x + alpha y."""
+    return NotImplemented if alpha == 1 else emit.add(emit.mul(y, alpha) if isinstance(y, Ref) else y * alpha, x)
 
 
 @composite("sub", "subtract")
@@ -215,6 +241,16 @@ def _max(emit: Emitter, x: Ref, dim: Any = None, keepdim: bool = False) -> Any:
     return [emit.amax(x, [dim], keepdim), None]  # the indices cannot be bounded
 
 
+@composite("amax")
+def _amax(emit: Emitter, x: Ref, dim: Any = (), keepdim: bool = False) -> Any:
+    """One dimension after the other."""
+    if isinstance(dim, int) or len(dim) < 2:
+        return NotImplemented
+    for one in sorted((d % len(x.shape) for d in dim), reverse=True):
+        x = emit.amax(x, [one], keepdim)
+    return x
+
+
 @composite("amin")
 def _amin(emit: Emitter, x: Ref, dim: Any = (), keepdim: bool = False) -> Ref:
     return emit.neg(emit.amax(emit.neg(x), dim, keepdim))
@@ -265,6 +301,11 @@ def _lstm(
     bidirectional: bool,
     batch_first: bool,
 ) -> Any:
+    plain = isinstance(state, list | tuple) and isinstance(weights, list | tuple)  # else the sequences are packed
+    count = layers * (2 if bidirectional else 1) * (4 if bias else 2)  # more weights are of projections
+    if not plain or len(weights) != count or (train and dropout and layers > 1):
+        return NotImplemented
+
     def cell(gates: Ref, h: Any, c: Any) -> tuple[Ref, Ref]:
         i, f, g, o = emit.chunk(gates, 4, 1)
         c = emit.add(emit.mul(emit.sigmoid(f), c), emit.mul(emit.sigmoid(i), emit.tanh(g)))

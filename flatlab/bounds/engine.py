@@ -240,7 +240,7 @@ class Bounds:
         parameters = self._parameters()
         used: set[str] = set()
         for index, node in enumerate(self.program.nodes):
-            if node.leaf is not None or node.key == "clean":
+            if node.leaf is not None or node.key in ("clean", "sym_size"):
                 continue
             mine = tuple(dict.fromkeys(i for i in node.inputs if i in hot))
             moved = {parameters[i] for i in node.inputs if parameters.get(i) in named}
@@ -250,6 +250,10 @@ class Bounds:
                 raise UnsupportedOperator(
                     f"no rule bounds the operator {node.key!r} of node {node}. Add one line to flatlab/bounds/rules.py "
                     "(see its head), or rewrite the module with operators of flatlab.bounds.supported()"
+                )
+            if node.pre == 0:
+                raise UnsupportedOperator(
+                    f"{node} mixes the samples of a batch, or drops some: bounds hold for each sample by itself"
                 )
             site = Site(node, self._values, mine, self.batch, self.program.absolute, self.relu)
             RULES[node.key].check(site)

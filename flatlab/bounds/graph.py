@@ -5,7 +5,8 @@ that training moves them under the captured graph. Operators that the bounds hav
 layer norm, an LSTM ...) are replaced by those that they are made of (`flatlab.bounds.composites`).
 
 A sample is followed through every layout that a network gives it: values are (pre, B, post) in memory, and `pre` is 1
-but inside an attention layer that works time first, say. It is found at capture, by changing one sample of an example.
+but inside an attention layer that works time first, say. It is found at capture, by spoiling one sample of an example
+after the other: NaN goes wherever a sample goes.
 """
 
 import operator
@@ -21,7 +22,6 @@ from torch.utils._pytree import tree_flatten, tree_map
 from flatlab.bounds.errors import UnsupportedOperator
 
 aten = torch.ops.aten
-_VIEWS = {"view", "transpose", "permute", "select", "slice", "squeeze", "unsqueeze", "expand", "t", "chunk", "split"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Node:
         leaf: ("input", position), ("parameter", name), ("buffer", name), ("constant", tensor) or ("batch", None).
         key: the operator's name in torch.ops.aten, under which its rule is registered.
         source: the line of the user's code.
-        pre: numbers that lie before the samples in memory.
+        pre: numbers that lie before the samples in memory; 0 if no such layout fits, since samples are mixed.
         hint: a tighter interval of the value, from that of another node: (function, Ref).
     """
 
@@ -93,7 +93,7 @@ class Program:
         output: the node of the output, a single tensor.
 
     Raises:
-        UnsupportedOperator: an operator that would have to be bounded has no rule.
+        UnsupportedOperator: the captured operators do not compute what the module computes.
         RuntimeError: torch.export cannot capture the module; its own message follows.
     """
 
@@ -101,6 +101,9 @@ class Program:
         from flatlab.bounds.rules import composites  # the rules need the classes above
 
         self.model, self.training = model, model.training
+        if not inputs or len({x.shape[:1] for x in inputs}) > 1 or not all(x.ndim and x.shape[0] for x in inputs):
+            shapes = [tuple(x.shape) for x in inputs]
+            raise ValueError(f"dimension 0 of all inputs must be the same batch of one or more, got shapes {shapes}")
         examples = [_three(x) for x in inputs]
         exported, dynamic = _export(model, examples, list(inputs))
         values = examples if dynamic else list(inputs)
@@ -109,6 +112,7 @@ class Program:
         build = _Builder(model, values, composites())
         self.output = build.run(exported)
         self.nodes, self.inputs = build.nodes, build.inputs
+        _compare(model, values, build.values[0][self.output])
         self._prune()
 
     def leaves(self, inputs: Sequence[Tensor]) -> dict[int, Any]:
@@ -202,8 +206,21 @@ class Emitter:
 
     def moves(self, x: Ref) -> bool:
         """Whether a value depends on the inputs."""
-        one, two = (store[x.index] for store in self._builder.values)
+        one, two = (store[x.index] for store in self._builder.values[:2])
         return isinstance(one, Tensor) and not torch.equal(one, two)
+
+    def dtype(self, x: Ref) -> torch.dtype:
+        """The type of a value's numbers."""
+        return self._builder.values[0][x.index].dtype
+
+    def apply(self, function: Callable[..., Any], *args: Any) -> Ref:
+        """A function that torch.ops.aten does not have; its rule is registered under its name."""
+        return self._builder.add(self._name, function, args, {}, self._source)
+
+    @property
+    def training(self) -> bool:
+        """Whether the module is in train mode."""
+        return self._builder.model.training
 
     def hint(self, ref: Ref, interval: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], of: Ref) -> Ref:
         """Note that the interval of `ref` is also bounded by interval(lower, upper) of the node `of`."""
@@ -217,19 +234,23 @@ def clean(x: Tensor) -> Tensor:
 
 
 class _Builder:
-    """Runs over an exported graph with two examples that differ in one sample, and writes down nodes."""
+    """Runs over an exported graph with an example, and with copies in which one sample is spoilt; writes down nodes."""
 
     def __init__(self, model: nn.Module, examples: list[Tensor], expansions: Mapping[str, Callable[..., Any]]) -> None:
         self.model, self.examples, self.expansions = model, examples, expansions
         self.batch = int(examples[0].shape[0])
         self.nodes: list[Node] = []
         self.inputs: list[int] = []
-        self.values: list[dict[int, Any]] = [{}, {}]
+        self.spoilt = sorted({0, min(1, self.batch - 1), self.batch - 1})
+        self.values: list[dict[int, Any]] = [{} for _ in (None, *self.spoilt)]
         self.sizes: dict[Any, Ref] = {}
+        self.symbols: set[str] = set()
+        self.order: dict[Any, int] = {}
 
     def run(self, exported: Any) -> int:
         signature = exported.graph_signature
-        others = [_other(x) for x in self.examples]
+        self.order = {fx: i for i, fx in enumerate(exported.graph.nodes)}
+        live = {name for name, _ in self.model.named_buffers(remove_duplicate=False)}
         known: dict[str, tuple[str, Any]] = {
             name: ("parameter", t) for name, t in signature.inputs_to_parameters.items()
         }
@@ -239,22 +260,24 @@ class _Builder:
         position = 0
         for fx in exported.graph.nodes:
             if fx.op == "placeholder":
-                if fx.name in constants or (fx.name in known and known[fx.name][1] in exported.constants):
-                    name = constants.get(fx.name) or known[fx.name][1]
-                    value = exported.constants[name]
-                    env[fx] = self.leaf(fx.name, ("constant", value), (value, value))
+                name = constants.get(fx.name) or known.get(fx.name, ("", ""))[1]
+                if name in exported.constants and name not in live:
+                    env[fx] = self.leaf(fx.name, ("constant", exported.constants[name]), exported.constants[name])
                 elif fx.name in known:
                     kind, name = known[fx.name]
                     value = self.model.get_parameter(name) if kind == "parameter" else self.model.get_buffer(name)
-                    env[fx] = self.leaf(fx.name, (kind, name), (value.detach(), value.detach()))
-                else:
-                    pair = (self.examples[position], others[position])
-                    env[fx] = self.leaf(fx.name, ("input", position), pair)
+                    env[fx] = self.leaf(fx.name, (kind, name), value.detach())
+                elif isinstance(fx.meta.get("val"), Tensor):
+                    x = self.examples[position]
+                    env[fx] = self.leaf(fx.name, ("input", position), x, *(_spoil(x, i) for i in self.spoilt))
+                    self.symbols.add(str(fx.meta["val"].shape[0]))
                     self.inputs.append(env[fx].index)
                     position += 1
+                else:
+                    raise UnsupportedOperator(f"the module uses {fx.name}, which is neither input nor tensor")
             elif fx.op == "get_attr":
                 value = getattr(exported.graph_module, fx.target)
-                env[fx] = self.leaf(fx.name, ("constant", value), (value, value))
+                env[fx] = self.leaf(fx.name, ("constant", value), value)
             elif fx.op == "call_function":
                 self.call(fx, env)
             elif fx.op == "output":
@@ -265,11 +288,11 @@ class _Builder:
                 return result.index
         raise AssertionError("an exported graph has an output")
 
-    def leaf(self, name: str, leaf: tuple[str, Any], values: tuple[Any, Any]) -> Ref:
+    def leaf(self, name: str, leaf: tuple[str, Any], value: Any, *spoilt: Any) -> Ref:
         self.nodes.append(Node(name, None, leaf=leaf))
-        for store, value in zip(self.values, values, strict=True):
-            store[len(self.nodes) - 1] = value
-        shape = tuple(values[0].shape) if isinstance(values[0], Tensor) else ()
+        for store, one in zip(self.values, (value, *(spoilt or [value] * len(self.spoilt))), strict=True):
+            store[len(self.nodes) - 1] = one
+        shape = tuple(value.shape) if isinstance(value, Tensor) else ()
         return Ref(len(self.nodes) - 1, shape)
 
     def call(self, fx: Any, env: dict[Any, Any]) -> None:
@@ -277,7 +300,8 @@ class _Builder:
         args, kwargs = torch.fx.node.map_arg((fx.args, dict(fx.kwargs)), lambda n: env[n])
         source = _source(fx)
         if fx.target is operator.getitem:
-            env[fx] = args[0][args[1]]
+            whole = args[0]
+            env[fx] = self.add(fx.name, fx.target, args, kwargs, source) if isinstance(whole, Ref) else whole[args[1]]
             return
         packet = getattr(fx.target, "overloadpacket", None)
         name = packet.__name__ if packet is not None else getattr(fx.target, "__name__", str(fx.target))
@@ -289,15 +313,29 @@ class _Builder:
         target: Any = fx.target
         if name.endswith("_") and not name.endswith("__"):
             name, target = name[:-1], getattr(aten, name[:-1], fx.target)
-            made_by = self.nodes[args[0].index].key if isinstance(args[0], Ref) else ""
-            if made_by in _VIEWS:
-                raise UnsupportedOperator(f"{fx.name} ({name}_) at {source} writes into a view: use {name}() instead")
+            if isinstance(args[0], Ref) and self.seen(fx, args[0], env):
+                raise UnsupportedOperator(
+                    f"{fx.name} ({name}_) at {source} writes into memory that is read later under another name: use "
+                    f"{name}() instead"
+                )
         made = self.expand(name, target, args, kwargs, fx, source)
         env[fx] = made
         if str(fx.target).split(".")[1].endswith("_") and isinstance(fx.args[0], torch.fx.Node):
             for other, ref in list(env.items()):  # whoever reads the tensor from now on reads the new value
                 if ref == args[0] and other is not fx:
                     env[other] = made
+
+    def seen(self, fx: Any, changed: Ref, env: dict[Any, Any]) -> bool:
+        """Whether what an in-place operator writes is read later through another view of the same memory."""
+        memory = lambda ref: self.values[0][ref.index].untyped_storage().data_ptr()  # noqa: E731
+        for other, made in env.items():
+            if not any(self.order[user] > self.order[fx] for user in other.users):
+                continue
+            for ref in made if isinstance(made, list | tuple) else [made]:
+                tensor = isinstance(ref, Ref) and isinstance(self.values[0][ref.index], Tensor)
+                if tensor and (ref != changed or ref is not made) and memory(ref) == memory(changed):
+                    return True
+        return False
 
     def expand(self, name: str, target: Any, args: Any, kwargs: Any, fx: Any, source: str) -> Any:
         expansion = self.expansions.get(name)
@@ -316,14 +354,14 @@ class _Builder:
             if isinstance(meta, int | float | bool):
                 return meta
         expression = str(getattr(meta, "node", meta))
-        if "aten.sym_size" in str(fx.target):
+        if "aten.sym_size" in str(fx.target) and expression in self.symbols:
             if expression not in self.sizes:
-                self.sizes[expression] = self.leaf(fx.name, ("batch", None), (self.batch, self.batch))
+                self.sizes[expression] = self.leaf(fx.name, ("batch", None), self.batch)
             return self.sizes[expression]
         return self.add(str(fx.name), fx.target, args, kwargs, _source(fx))
 
     def add(self, name: str, op: Any, args: Any, kwargs: Any, source: str) -> Ref:
-        """Write a node down and evaluate it on both examples."""
+        """Write a node down and evaluate it on all examples."""
         key = getattr(getattr(op, "overloadpacket", op), "__name__", str(op))
         if op is not clean and key in self.expansions and not hasattr(op, "overloadpacket"):
             made = self.expansions[key](_Nested(self, name, source), *args, **kwargs)
@@ -333,10 +371,11 @@ class _Builder:
         index = len(self.nodes)
         self.nodes.append(node)
         with torch.no_grad():
-            for store in self.values:
-                store[index] = node.call(store)
-        one, two = (store[index] for store in self.values)
-        node.pre = _pre(one, two, self.batch) if isinstance(one, Tensor) else 1
+            one = node.call(self.values[0])
+            others = [one if op is clean else node.call(store) for store in self.values[1:]]
+        for store, value in zip(self.values, (one, *others), strict=True):
+            store[index] = value
+        node.pre = _pre(one, others, self.spoilt, self.batch) if isinstance(one, Tensor) else 1
         return Ref(index, tuple(one.shape) if isinstance(one, Tensor) else ())
 
 
@@ -373,25 +412,44 @@ def _three(x: Tensor) -> Tensor:
     return torch.stack([row * ramp.roll(i) + 0.01 * (i + 1) for i, row in enumerate(rows)])
 
 
-def _other(x: Tensor) -> Tensor:
-    """Like `x`, but for the first sample."""
+def _spoil(x: Tensor, sample: int) -> Tensor:
+    """Like `x`, with NaN for one sample; or with other ones of the codes and truth values that occur."""
     other = x.clone()
     if x.is_floating_point():
-        other[0] = x[0] * 0.7 + 0.123
+        other[sample] = torch.nan
+    else:
+        other[sample] = ~x[sample] if x.dtype == torch.bool else x.max() + x.min() - x[sample]
     return other
 
 
-def _pre(one: Tensor, two: Tensor, batch: int) -> int:
-    """How many numbers lie before the samples in memory, from what differs between two examples."""
-    changed = (one != two) & ~(one.isnan() & two.isnan())
-    numel = one.numel()
-    if numel % batch or not bool(changed.any()):
+def _pre(one: Tensor, others: Sequence[Tensor], samples: Sequence[int], batch: int) -> int:
+    """How many numbers lie before the samples in memory, from what changes with each of some samples; 0 if none fit."""
+    if any(other.shape != one.shape for other in others):
+        return 0
+    changed = [(one != other) & ~(one.isnan() & other.isnan()) for other in others]
+    if not any(bool(c.any()) for c in changed):
         return 1
-    rest = numel // batch
-    for pre in (p for p in range(1, rest + 1) if rest % p == 0):
-        if not bool(changed.reshape(pre, batch, rest // pre)[:, 1:].any()):
+    rest, odd = divmod(one.numel(), batch)
+    for pre in (p for p in range(1, 0 if odd else rest + 1) if rest % p == 0):
+        own = (c.reshape(pre, batch, rest // pre)[:, i] for c, i in zip(changed, samples, strict=True))
+        if all(int(part.sum()) == int(c.sum()) for part, c in zip(own, changed, strict=True)):
             return pre
-    return 1  # samples influence each other, as in BatchNorm's training mode
+    return 0
+
+
+def _compare(model: nn.Module, inputs: Sequence[Tensor], found: Tensor) -> None:
+    """Raise UnsupportedOperator unless the captured operators compute what the module computes."""
+    buffers = {name: b.clone() for name, b in model.named_buffers()}  # train mode writes to them
+    with torch.no_grad():
+        wanted = torch.func.functional_call(model, buffers, tuple(inputs))
+        wanted = tree_flatten(wanted)[0][-1]
+        size = 1 + float(wanted.nan_to_num().abs().max())
+        same = wanted.shape == found.shape and torch.allclose(wanted, found, rtol=0, atol=1e-3 * size, equal_nan=True)
+    if not same:
+        raise UnsupportedOperator(
+            f"the operators captured of {type(model).__name__} do not compute what it computes: bounds need modules "
+            "that are deterministic (no dropout or noise in this mode), and that do not write into views"
+        )
 
 
 def _source(fx: Any) -> str:

@@ -66,7 +66,7 @@ RULES["conv2d"] = Bilinear(back=conv2d_back)
 RULES.update({name: Bilinear() for name in ("conv1d", "conv3d", "conv_transpose2d")})
 RULES.update({name: Bilinear(corners=matmul_corners) for name in ("matmul", "bmm", "mm")})
 RULES["amax"] = Largest()
-RULES["softmax"] = RULES["_softmax"] = Softmax()
+RULES["softmax"] = RULES["_softmax"] = RULES["masked_softmax"] = Softmax()
 
 
 def _sigmoid_slope(z: Tensor) -> Tensor:

@@ -10,9 +10,11 @@ Both Jacobians are a diagonal plus a product of two vectors, so that a backward 
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from flatlab.bounds import relax
+from flatlab.bounds.errors import UnsupportedOperator
 from flatlab.bounds.interval import Interval
 from flatlab.bounds.kinds import Bound, Linear, Rule, Site
 
@@ -22,23 +24,31 @@ class Softmax(Rule):
 
     kind = "reduction"
 
+    def check(self, site: Site) -> None:
+        super().check(site)
+        if site.node.key != "masked_softmax" and any(site.node.args[2:]):
+            raise UnsupportedOperator(f"{site.node} has no rule with a type of its own for the result: convert before")
+
     def interval(self, site: Site, x: Sequence[Interval]) -> Interval:
-        return Interval(*softmax_interval(x[0].low, x[0].high, self._dim(site, x[0])))
+        logs = log_softmax_interval(*self._kept(site, x[0]), self._dim(site, x[0]))
+        slack = 4 * torch.finfo(logs[0].dtype).eps
+        low, high = (t.exp() for t in logs)
+        return Interval(low * (1 - slack), (high * (1 + slack)).clamp(max=1))
 
     def backward(self, site: Site, a: Tensor, x: Sequence[Interval], alpha: Tensor | None = None) -> Bound:
-        dim = self._dim(site, x[0])
+        dim, ends = self._dim(site, x[0]), self._kept(site, x[0])
         up, down = a.clamp(min=0), a.clamp(max=0)
-        scale, low, (diagonal, spread) = self._lower(x[0], dim, alpha)
+        scale, low, (diagonal, spread) = self._lower(*ends, dim, alpha)
         gradient = up * diagonal - (up * diagonal).sum(dim, keepdim=True) * spread
-        c, high, share = self._upper(x[0], dim, alpha)
+        c, high, share = self._upper(*ends, dim, alpha)
         gradient = gradient + down * c - (down * c).sum(dim, keepdim=True) * share
         return [gradient], site.total(up * (scale - low)) + site.total(down * high)
 
     def forward(self, site: Site, x: Sequence[Interval], lines: Sequence[Linear]) -> Linear:
-        dim = self._dim(site, x[0])
+        dim, ends = self._dim(site, x[0]), self._kept(site, x[0])
         line = lines[0]
-        scale, low, (diagonal, spread) = self._lower(x[0], dim, None)
-        c, high, share = self._upper(x[0], dim, None)
+        scale, low, (diagonal, spread) = self._lower(*ends, dim, None)
+        c, high, share = self._upper(*ends, dim, None)
 
         def below(own: Tensor, other: Tensor) -> Tensor:  # diagonal > 0, and so is each entry of what is subtracted
             mixed = (spread * other).sum(dim, keepdim=True) - spread * other
@@ -61,10 +71,19 @@ class Softmax(Rule):
     def _dim(self, site: Site, x: Interval) -> int:
         return site.argument(1, "dim") % len(x.shape) - len(x.shape)
 
-    def _lower(self, x: Interval, dim: int, alpha: Tensor | None) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    def _kept(self, site: Site, x: Interval) -> tuple[Tensor, Tensor]:
+        """Ends of the logits; those that a mask leaves out are so low that they, and what leads to them, count 0."""
+        if site.node.key != "masked_softmax":
+            return x.low, x.high
+        keep = site.argument(2)
+        return x.low.masked_fill(~keep, NEVER), x.high.masked_fill(~keep, NEVER)
+
+    def _lower(
+        self, low: Tensor, high: Tensor, dim: int, alpha: Tensor | None
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Value at the point of the tangent, <gradient, point>, and the gradient: diagonal and spread / sum."""
-        top = x.high.detach().amax(dim, keepdim=True)
-        l, u = x.low - top, x.high - top
+        top = high.detach().amax(dim, keepdim=True)
+        l, u = low - top, high - top
         at = relax.between(l, u, alpha, 0)
         slope, constant = relax.chord(torch.exp, torch.exp, l, u)
         total = (slope * at + constant).sum(dim, keepdim=True).clamp(min=1e-30)
@@ -73,26 +92,33 @@ class Softmax(Rule):
         point = at + top
         return value, value * (point - (spread * point).sum(dim, keepdim=True)), (value, spread)
 
-    def _upper(self, x: Interval, dim: int, alpha: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _upper(self, low: Tensor, high: Tensor, dim: int, alpha: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """c, the constant of the tangent, and softmax at its point."""
-        least, most = softmax_interval(x.low, x.high, dim)
-        least, most = least.clamp(min=1e-30), most.clamp(min=1e-30)
-        c, a = relax.chord(torch.exp, torch.exp, least.log(), most.log())
-        at = relax.between(x.low, x.high, alpha, 1)
+        c, a = relax.chord(torch.exp, torch.exp, *log_softmax_interval(low, high, dim))
+        at = relax.between(low, high, alpha, 1)
         share = at.softmax(dim)
         entropy = (share * at).sum(dim, keepdim=True) - at.logsumexp(dim, keepdim=True)
         return c, a + c * entropy, share
 
 
-def softmax_interval(l: Tensor, u: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Each probability is least with its own logit low and the others high: 1 / (1 + sum of e^(u_j - l_k))."""
+NEVER = -1e30
+"""The logit of what is left out."""
 
-    def ends(own: Tensor, other: Tensor) -> Tensor:
-        top = torch.maximum(own, other).amax(dim, keepdim=True).detach()
-        mine, theirs = (own - top).exp(), (other - top).exp()
-        total = theirs.sum(dim, keepdim=True) - theirs + mine
-        return mine / total.clamp(min=1e-30)
 
-    slack = 2 * torch.finfo(l.dtype).eps  # the difference of sums loses a digit
-    low, high = ends(l, u), ends(u, l)
-    return (low * (1 - slack) - slack).clamp(min=0), (high * (1 + slack) + slack).clamp(max=1)
+def log_softmax_interval(l: Tensor, u: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Each log probability is least with its own logit low and the others high, and largest the other way round.
+
+    It is -log(1 + e^(rest - own)), with the logarithm of the others' sum from what is left of the whole sum without
+    the own part; but where the own part is the largest of it, the others are summed anew, since no digit would be left.
+    """
+
+    def end(own: Tensor, other: Tensor) -> Tensor:
+        top, best = other.max(dim, keepdim=True)
+        top = top.detach()
+        parts = (other - top).exp()
+        rest = (parts.sum(dim, keepdim=True) - parts).clamp(min=1).log()
+        largest = torch.zeros_like(own, dtype=torch.bool).scatter_(dim, best, True)
+        without = (other - top).masked_fill(largest, NEVER).logsumexp(dim, keepdim=True)
+        return F.logsigmoid(own - top - torch.where(largest, without, rest))
+
+    return end(l, u), end(u, l)
