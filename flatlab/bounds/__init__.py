@@ -1,6 +1,7 @@
 """Certified bounds for PyTorch modules by linear relaxation (Xu et al. 2020, arXiv 2002.12920)."""
 
 from flatlab.bounds.api import compute_bounds
+from flatlab.bounds.audit import audit, violation
 from flatlab.bounds.engine import Bounds, LinearBound
 from flatlab.bounds.errors import DomainError, MemoryLimitExceeded, UnsupportedOperator
 from flatlab.bounds.flatness import CertifiedFlatness, certified_flatness, random_gap, weight_attack
@@ -11,6 +12,7 @@ from flatlab.bounds.sets import Box, L0Ball, LpBall, Synonyms
 from flatlab.bounds.specs import Margins
 from flatlab.bounds.train import CertifiedTraining
 from flatlab.bounds.weights import weight_balls
+from flatlab.bounds.words import SynonymTraining, clean_words, word_set
 
 __all__ = [
     "RULES",
@@ -26,9 +28,12 @@ __all__ = [
     "Margins",
     "MemoryLimitExceeded",
     "Program",
+    "SynonymTraining",
     "Synonyms",
     "UnsupportedOperator",
+    "audit",
     "certified_flatness",
+    "clean_words",
     "compute_bounds",
     "fused_ce",
     "margins",
@@ -37,6 +42,8 @@ __all__ = [
     "supported",
     "verified",
     "verified_error",
+    "violation",
     "weight_attack",
     "weight_balls",
+    "word_set",
 ]

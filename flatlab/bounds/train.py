@@ -8,7 +8,7 @@ BatchNorm uses the statistics of the clean batch in the bounds, and keeps its ru
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,8 +24,20 @@ from flatlab.models import Stacked
 KINDS = ("ibp", "fused", "crown-ibp")
 
 
+class Captured:
+    """An objective that keeps what was captured of the model, once for each mode."""
+
+    def program(self, model: nn.Module, x: Tensor) -> Program:
+        """The captured model, with x as the example if it has to be captured."""
+        programs: dict[bool, tuple[nn.Module, Program]] = self.__dict__.setdefault("_programs", {})
+        kept = programs.get(model.training)
+        if kept is None or kept[0] is not model:
+            programs[model.training] = kept = (model, Program(model, x))
+        return kept[1]
+
+
 @dataclass(eq=False)
-class CertifiedTraining:
+class CertifiedTraining(Captured):
     """Train on a certified upper bound of the worst-case cross-entropy.
 
     Args:
@@ -53,7 +65,6 @@ class CertifiedTraining:
     weight_names: Sequence[str] | None = None
     relu: str = "adaptive"
     full_precision: bool = True  # bounds in half precision prove nothing
-    _programs: dict[int, tuple[nn.Module, Program]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         checks.radius(self.eps)
@@ -86,13 +97,6 @@ class CertifiedTraining:
         if self.weight_eps:
             found |= weight_balls(model, share * self.weight_eps, names=self.weight_names)
         return found
-
-    def program(self, model: nn.Module, x: Tensor) -> Program:
-        """The captured model, once for each mode."""
-        kept = self._programs.get(int(model.training))
-        if kept is None or kept[0] is not model:
-            self._programs[int(model.training)] = kept = (model, Program(model, x))
-        return kept[1]
 
 
 def certified_loss(bounds: Bounds, y: Tensor, kind: str, share: float, *, mix: bool) -> Tensor:

@@ -6,6 +6,8 @@ An image set is one uint8 tensor per split, a text (`load_text`) one tensor of c
     train = data.load_images("digits", "train")
     x, y = train.float()
 
+`synonym_task` makes up sentences of a language in which words have synonyms.
+
 `digits` ships with scikit-learn and is always there, and so is the text `python_topics`, which ships with Python. The
 others are read from the folder that `root=` or `$FLATLAB_DATA` names; images are decoded once into a memory-mapped
 cache. `download` is the only function that uses the network. A new image set is one entry in `registry.py`.
@@ -16,6 +18,7 @@ from flatlab.data.errors import DataCorrupt, DataNotFound, DownloadFailed
 from flatlab.data.images import ImageSet, holdout, noisy_labels
 from flatlab.data.load import SplitStatus, load_images, status, verify
 from flatlab.data.registry import available
+from flatlab.data.synonyms import SynonymTask, enumerate_substitutions, synonym_task
 from flatlab.data.text import TextSet, Windows, load_text
 
 __all__ = [
@@ -24,14 +27,17 @@ __all__ = [
     "DownloadFailed",
     "ImageSet",
     "SplitStatus",
+    "SynonymTask",
     "TextSet",
     "Windows",
     "available",
     "download",
+    "enumerate_substitutions",
     "holdout",
     "load_images",
     "load_text",
     "noisy_labels",
     "status",
+    "synonym_task",
     "verify",
 ]
