@@ -10,8 +10,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from flatlab import checks
 from flatlab.bounds.engine import Bounds
@@ -83,9 +85,11 @@ class CertifiedTraining(Captured):
         if isinstance(model, Stacked):
             raise ValueError('networks are certified one at a time: train the seeds with strategy="sequential"')
         share = self.ramp(step_fraction) / self.ramp.eps
-        clean = F.cross_entropy(model(x), y)  # also moves BatchNorm's running statistics
         if share == 0:
-            return clean
+            return F.cross_entropy(model(x), y)
+        if any(isinstance(m, _BatchNorm) for m in model.modules()):
+            with torch.no_grad():
+                model(x)  # moves BatchNorm's running statistics
         bounds = Bounds(self.program(model, x), x, self.sets(model, x, share), relu=self.relu)
         return certified_loss(bounds, y, self.kind, share, mix=self.mix)
 
