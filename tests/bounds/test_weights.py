@@ -318,6 +318,7 @@ def trained() -> tuple[nn.Module, Tensor, Tensor]:
         optimizer.zero_grad()
         F.cross_entropy(model(x), y).backward()
         optimizer.step()
+    model.zero_grad()
     return model.eval().requires_grad_(False), x, y
 
 
