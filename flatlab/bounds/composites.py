@@ -79,7 +79,7 @@ def _group_norm(
     return z if bias is None else emit.add(z, widen(bias))
 
 
-@composite("batch_norm", "cudnn_batch_norm", "native_batch_norm")
+@composite("batch_norm")
 def _batch_norm(
     emit: Emitter,
     x: Ref,
@@ -234,11 +234,18 @@ def _minimum(emit: Emitter, x: Any, y: Any) -> Ref:
     return emit.sub(x, emit.relu(emit.sub(x, y)))
 
 
-@composite("max", "min")
+@composite("max")
 def _max(emit: Emitter, x: Ref, dim: Any = None, keepdim: bool = False) -> Any:
     if not isinstance(dim, int):
         return NotImplemented
     return [emit.amax(x, [dim], keepdim), None]  # the indices cannot be bounded
+
+
+@composite("min")
+def _min(emit: Emitter, x: Ref, dim: Any = None, keepdim: bool = False) -> Any:
+    if not isinstance(dim, int):
+        return NotImplemented
+    return [emit.amin(x, [dim], keepdim), None]
 
 
 @composite("amax")
@@ -362,9 +369,14 @@ def _gru_cell(emit: Emitter, x: Ref, h: Any, w: Any, u: Any, b: Any = None, d: A
     return emit.add(n, emit.mul(z, emit.sub(h, n)))
 
 
-@composite("rnn_tanh_cell", "rnn_relu_cell")
-def _rnn_cell(emit: Emitter, x: Ref, h: Any, w: Any, u: Any, b: Any = None, d: Any = None) -> Any:
-    return NotImplemented
+@composite("rnn_tanh_cell")
+def _rnn_tanh_cell(emit: Emitter, x: Ref, h: Any, w: Any, u: Any, b: Any = None, d: Any = None) -> Ref:
+    return emit.tanh(emit.add(emit.linear(x, w, b), emit.linear(h, u, d)))
+
+
+@composite("rnn_relu_cell")
+def _rnn_relu_cell(emit: Emitter, x: Ref, h: Any, w: Any, u: Any, b: Any = None, d: Any = None) -> Ref:
+    return emit.relu(emit.add(emit.linear(x, w, b), emit.linear(h, u, d)))
 
 
 @composite("dropout", "feature_dropout", "alpha_dropout")

@@ -367,6 +367,7 @@ class _Builder:
             made = self.expansions[key](_Nested(self, name, source), *args, **kwargs)
             if made is not NotImplemented:
                 return made
+        args = [self.leaf(name, ("constant", a), a) if isinstance(a, Tensor) else a for a in args]
         node = Node(name, op, tuple(args), dict(kwargs), key="clean" if op is clean else key, source=source)
         index = len(self.nodes)
         self.nodes.append(node)

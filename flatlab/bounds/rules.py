@@ -35,10 +35,10 @@ RULES: dict[str, Rule] = {}
 
 _MOVED = (
     "flatten", "reshape", "view", "_unsafe_view", "transpose", "permute", "t", "select", "slice", "unsqueeze",
-    "squeeze", "contiguous", "clone", "unflatten", "flip", "roll", "narrow", "alias", "view_as", "movedim", "swapaxes",
-    "numpy_T", "mT",
+    "squeeze", "contiguous", "clone", "unflatten", "flip", "roll", "narrow", "alias", "movedim", "swapaxes", "numpy_T",
+    "mT",
 )  # fmt: skip
-_COPIED = ("expand", "expand_as", "repeat", "gather", "index_select", "upsample_nearest2d", "unfold")
+_COPIED = ("expand", "repeat", "gather", "index_select", "upsample_nearest2d", "unfold")
 _NONNEG = (
     "cat", "sum", "mean", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "pad", "index",
     "cumsum", "constant_pad_nd",
@@ -47,6 +47,7 @@ _NONNEG = (
 
 RULES.update({name: Affine(once=True) for name in _MOVED})
 RULES.update({name: Affine(shape=True) for name in _COPIED})
+RULES.update({name: Affine(shape=True, slots=2) for name in ("view_as", "expand_as")})
 RULES.update({name: Affine(nonneg=True) for name in _NONNEG})
 RULES["add"] = Affine(nonneg=True, slots=2, back=add_back)
 
@@ -219,7 +220,9 @@ RULES.update(
         ),
         "softplus": Pointwise(
             _softplus, F.softplus, increasing=True,
-            refuse=lambda beta=1.0, threshold=20.0: "" if beta > 0 else f"beta must be > 0, got {beta:g}",
+            refuse=lambda beta=1.0, threshold=20.0: (
+                "" if beta > 0 and threshold >= 20 else f"beta must be > 0 and threshold >= 20, got {beta}, {threshold}"
+            ),
         ),
         "elu": Pointwise(
             _elu, F.elu, increasing=True,
