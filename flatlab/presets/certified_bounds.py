@@ -60,40 +60,6 @@ class Task:
         return f"{self.dataset} {self.eps:.3g} {self.model}"
 
 
-@dataclass(frozen=True)
-class CertifiedBounds:
-    """Settings of one run.
-
-    Attributes:
-        seeds: of the networks that are reported.
-        networks, examples: whose bounds are checked, and on how many random inputs.
-        audit_steps: of the attack on each bound; `alpha_steps`: of the optimised slopes.
-        tasks, kinds: certified training: data, and how networks are trained.
-        classes: numbers of classes for the cost of loss fusion; `repeats`: how often each step is timed.
-        image_shape: of the images of that network.
-        shots, weight_steps: images per class and steps of training on weight balls; `weight_eps`: radii trained for,
-            of which the last is the one that is tested.
-        words, word_epochs, budgets: sentences of the synonym task, epochs, and substitutions allowed.
-    """
-
-    seeds: tuple[int, ...]
-    tasks: tuple[Task, ...]
-    kinds: tuple[str, ...] = ("natural", "pgd_at", "ibp", "fused", "crown-ibp")
-    networks: tuple[Network, ...] = field(default_factory=lambda: NETWORKS)
-    examples: int = 4
-    audit_steps: int = 20
-    alpha_steps: int = 20
-    classes: tuple[int, ...] = (10, 100, 1000)
-    repeats: int = 5
-    image_shape: tuple[int, int, int] = (3, 32, 32)
-    shots: int = 10
-    weight_steps: int = 500
-    weight_eps: tuple[float, ...] = (0.05, 0.1)
-    words: int = 1000
-    word_epochs: int = 20
-    budgets: tuple[int, ...] = (1, 2, 3)
-
-
 NETWORKS = (
     Network("MLP", "mlp", (1, 8, 8), 0.05, {"widths": (64, 64)}),
     Network("CNN", "small_cnn", (1, 8, 8), 0.05, {"widths": (8, 16), "kernel": 3, "strides": (1, 2), "hidden": 32}),
@@ -113,6 +79,41 @@ NETWORKS = (
     ),
 )
 """Four classes, random weights: every kind of layer, none of them trained to be easy."""
+
+
+@dataclass(frozen=True)
+class CertifiedBounds:
+    """Settings of one run.
+
+    Attributes:
+        seeds: of the networks that are reported.
+        networks, examples: whose bounds are checked, and on how many random inputs.
+        audit_steps: of the attack on each bound; `alpha_steps`: of the optimised slopes.
+        tasks, kinds: certified training: data, and how networks are trained.
+        classes: numbers of classes for the cost of loss fusion; `repeats`: how often each step is timed.
+        image_shape: of the images of that network.
+        shots, weight_steps: images per class and steps of training on weight balls; `weight_eps`: radii trained for,
+            of which the last is the one that is tested.
+        words, word_epochs, budgets: sentences of the synonym task, epochs, and substitutions allowed.
+    """
+
+    seeds: tuple[int, ...]
+    tasks: tuple[Task, ...]
+    kinds: tuple[str, ...] = ("natural", "pgd_at", "ibp", "fused", "crown-ibp")
+    networks: tuple[Network, ...] = NETWORKS
+    examples: int = 4
+    audit_steps: int = 20
+    alpha_steps: int = 20
+    classes: tuple[int, ...] = (10, 100, 1000)
+    repeats: int = 5
+    image_shape: tuple[int, int, int] = (3, 32, 32)
+    shots: int = 10
+    weight_steps: int = 500
+    weight_eps: tuple[float, ...] = (0.05, 0.1)
+    words: int = 1000
+    word_epochs: int = 20
+    budgets: tuple[int, ...] = (1, 2, 3)
+
 
 CNN = {"widths": (16, 32), "kernel": 3, "strides": (1, 2), "hidden": 100}
 CNN7 = {"width": 64, "hidden": 512}
