@@ -366,8 +366,12 @@ class Bounds:
         run = self._run(index, Identity(rows, len(open_)), {**found, index: box}, alphas=alphas)
         lo, hi = run[: len(rows)].T, -run[len(rows) :].T
         full = [samples_first(t[None], node.pre, self.batch)[0] for t in (box.low, box.high)]
+        if alphas is not None:  # what is no better than what is known must feel the gradient, or it never becomes so
+            lo = lo + (torch.maximum(lo, full[0][:, rows]) - lo).detach()
+            hi = hi + (torch.minimum(hi, full[1][:, rows]) - hi).detach()
         full = [t.index_copy(1, rows, new) for t, new in zip(full, (lo, hi), strict=True)]
-        return box.meet(*(self._unflat(t, box.shape, node.pre) for t in full))
+        ends = [self._unflat(t, box.shape, node.pre) for t in full]
+        return box.meet(*ends) if alphas is None else Interval(torch.minimum(*ends), torch.maximum(*ends))
 
     def open_rows(self, index: int, box: Interval, signs: bool) -> Tensor:
         """Which numbers of a sample a backward pass should bound, (N,): in any sample not a point, or of open sign."""
