@@ -34,6 +34,8 @@ CHUNK = 1 << 28
 """Bytes of coefficients that one backward pass may hold before its rows are split."""
 
 INTERMEDIATE = ("crown", "ibp", "forward")
+CONSTANT = ("clean", "sym_size", "zeros_like", "ones_like", "new_zeros", "new_ones")
+"""Operators that no perturbation passes through."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,7 +242,7 @@ class Bounds:
         parameters = self._parameters()
         used: set[str] = set()
         for index, node in enumerate(self.program.nodes):
-            if node.leaf is not None or node.key in ("clean", "sym_size"):
+            if node.leaf is not None or node.key in CONSTANT:
                 continue
             mine = tuple(dict.fromkeys(i for i in node.inputs if i in hot))
             moved = {parameters[i] for i in node.inputs if parameters.get(i) in named}

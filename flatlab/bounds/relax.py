@@ -135,14 +135,14 @@ def extent(
     """The least and the largest value of f(z) - slope z on [l, u], where df is monotone between neighbouring bends."""
     ends = [l, *(torch.minimum(torch.maximum(b.to(l), l), u) for b in bends), u]
     points = list(ends)
-    with torch.no_grad():
-        for a, b in pairwise(ends):
-            left, right, rising = a, b, df(b) > df(a)
+    for a, b in pairwise(ends):
+        with torch.no_grad():
+            left, right, rising = torch.zeros_like(a), torch.ones_like(a), df(b) > df(a)
             for _ in range(26):
                 middle = (left + right) / 2
-                up = (df(middle) > slope) == rising
+                up = (df(a + (b - a) * middle) > slope) == rising
                 left, right = torch.where(up, left, middle), torch.where(up, middle, right)
-            points.append((left + right) / 2)
+        points.append(a + (b - a) * ((left + right) / 2))  # it moves with the ends, where these are all there is
     values = torch.stack([f(p) - slope * p for p in points])
     slack = 4 * torch.finfo(l.dtype).eps * (1 + values.detach().abs().amax(0))
     return values.amin(0) - slack, values.amax(0) + slack
@@ -175,8 +175,8 @@ def leaky_relu(l: Tensor, u: Tensor, alpha: Tensor | None, a: float) -> Lines:
     one = torch.ones_like(u)
     straight = torch.where(on, one, one * a)
     f = lambda z: torch.where(z > 0, z, a * z)  # noqa: E731
-    k = (f(u) - f(l)) / torch.where(on | off, one, u - l)
-    b = f(u) - k * u
+    width = torch.where(on | off, one, u - l)
+    k, b = (f(u) - f(l)) / width, (a - 1) * l * u / width  # not f(u) - k u, which loses digits
     low, high = min(a, 1.0), max(a, 1.0)
     free = (k > (1 + a) / 2).to(u) * (high - low) + low if alpha is None else low + (high - low) * alpha[int(a > 1)]
     open_ = ~(on | off)
@@ -189,11 +189,12 @@ def absolute(l: Tensor, u: Tensor, alpha: Tensor | None = None) -> Lines:
     """|z|: the chord above; below, a line through 0 with a slope in [-1, 1], by default the nearer side's."""
     on, off = l >= 0, u <= 0
     sign = torch.where(on, 1.0, -1.0).to(u)
-    k = (u.abs() - l.abs()) / torch.where(on | off, torch.ones_like(u), u - l)
+    width = torch.where(on | off, torch.ones_like(u), u - l)
+    k = (u.abs() - l.abs()) / width
     open_ = ~(on | off)
     free = k if alpha is None else 2 * alpha[0] - 1
     au = torch.where(open_, k, sign)
-    return torch.where(open_, free, sign), None, au, torch.where(open_, u.abs() - k * u, torch.zeros_like(u))
+    return torch.where(open_, free, sign), None, au, torch.where(open_, -2 * l * u / width, torch.zeros_like(u))
 
 
 def clamp(l: Tensor, u: Tensor, alpha: Tensor | None, low: float | None, high: float | None) -> Lines:
