@@ -114,9 +114,11 @@ class Bounds:
         found = self._intervals("ibp")
         if c is None:
             return self._checked(found[self.output].low, found[self.output].high)
-        rows = self._spec(c)
-        low = self._run(self.output, rows, found, stop=True)
-        return self._both(low)
+        if any(site.weight is not None or site.bias is not None for site in self.sites.values()):
+            return self._both(self._run(self.output, self._spec(c), found, stop=True))
+        spread: list[Any] = []  # all that is passed is affine, so that both ends differ by what is added up here
+        low = self._run(self.output, self._spec(c), found, stop=True, mirror=False, spread=spread).T
+        return self._checked(low, low + (torch.cat(spread).T if spread else 0.0))
 
     def forward(self, c: Tensor | Margins | None = None) -> tuple[Tensor, Tensor]:
         """Bounds by linear functions that are carried forward, O(inputs) passes; `c` as in `ibp`."""
@@ -369,8 +371,8 @@ class Bounds:
         lo, hi = run[: len(rows)].T, -run[len(rows) :].T
         full = [samples_first(t[None], node.pre, self.batch)[0] for t in (box.low, box.high)]
         if alphas is not None:  # what is no better than what is known must feel the gradient, or it never becomes so
-            lo = lo + (torch.maximum(lo, full[0][:, rows]) - lo).detach()
-            hi = hi + (torch.minimum(hi, full[1][:, rows]) - hi).detach()
+            lo = torch.maximum(lo, full[0][:, rows]).detach() + (lo - lo.detach())  # exact: the latter is 0
+            hi = torch.minimum(hi, full[1][:, rows]).detach() + (hi - hi.detach())
         full = [t.index_copy(1, rows, new) for t, new in zip(full, (lo, hi), strict=True)]
         ends = [self._unflat(t, box.shape, node.pre) for t in full]
         return box.meet(*ends) if alphas is None else Interval(torch.minimum(*ends), torch.maximum(*ends))
@@ -469,11 +471,12 @@ class Bounds:
         mirror: bool = True,
         stop: bool = False,
         alphas: Any = None,
+        spread: list[Any] | None = None,
     ) -> Tensor:
         """Lower bounds (S, B) of the rows, and then of their negatives (2 S, B), a chunk at a time."""
         step = self._rows_at_once(start, found, mirror)
         if len(rows) <= step:
-            return self._backward(start, rows, found, mirror=mirror, stop=stop, alphas=alphas)
+            return self._backward(start, rows, found, mirror=mirror, stop=stop, alphas=alphas, spread=spread)
         parts = [
             self._backward(
                 start,
@@ -481,6 +484,7 @@ class Bounds:
                 found,
                 mirror=mirror,
                 stop=stop,
+                spread=spread,
                 alphas=alphas and alphas.part(i, i + step),
             )
             for i in range(0, len(rows), step)
@@ -511,8 +515,14 @@ class Bounds:
         stop: bool = False,
         alphas: Any = None,
         collect: list[Any] | None = None,
+        spread: list[Any] | None = None,
     ) -> Tensor:
-        """One backward pass; `stop`: end on intervals at the first operators that are not affine."""
+        """One backward pass.
+
+        `stop`: end on intervals at the first operators that are not affine. `spread`: a list to which the distance of
+        upper from lower bounds is added, one entry for each call.
+        """
+        wide: Tensor | float = 0.0
         pending, total = self._begin(start, rows, mirror, found)
         for index in range(start, -1, -1):
             a = pending.pop(index, None)
@@ -522,7 +532,10 @@ class Bounds:
                 if collect is not None:
                     collect[0][self.program.inputs.index(index)] = a
                 else:
-                    total = total + self.sets[self.program.inputs.index(index)].lower(a)
+                    region = self.sets[self.program.inputs.index(index)]
+                    low = region.lower(a)
+                    total = total + low
+                    wide = wide if spread is None else wide - region.lower(-a) - low
                 continue
             site, rule = self.sites[index], self._rule(index)
             relaxed = rule.kind in ("pointwise", "reduction") or (isinstance(rule, Bilinear) and rule.both(site))
@@ -530,7 +543,9 @@ class Bounds:
                 pre, box = site.node.pre, found[index]
                 flat = samples_first(a, pre, self.batch)
                 c, r = (samples_first(t[None], pre, self.batch)[0] for t in (box.center, box.radius))
-                total = total + torch.einsum("sbn,bn->sb", flat, c) - torch.einsum("sbn,bn->sb", flat.abs(), r)
+                radius = torch.einsum("sbn,bn->sb", flat.abs(), r)
+                total = total + torch.einsum("sbn,bn->sb", flat, c) - radius
+                wide = wide + 2 * radius
                 continue
             x = [found[i] for i in site.hot]
             grads, bias = rule.backward(site, a, x, self._alpha(index, rule, x, found, alphas, start))
@@ -539,6 +554,8 @@ class Bounds:
             total = total + bias
         if collect is not None:
             collect[1] = total
+        if spread is not None:
+            spread.append(wide if isinstance(wide, Tensor) else torch.zeros_like(total))
         return total if isinstance(total, Tensor) else torch.full((1, self.batch), float(total))
 
     def _begin(self, start: int, rows: Rows, mirror: bool, found: dict[int, Interval]) -> tuple[dict[int, Tensor], Any]:
