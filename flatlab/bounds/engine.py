@@ -361,15 +361,15 @@ class Bounds:
     def _tighten(self, index: int, box: Interval, found: dict[int, Interval], signs: bool, alphas: Any) -> Interval:
         """Bound a node by a backward pass of its own; where only signs matter, just what is open."""
         node = self.program.nodes[index]
-        open_ = self.open_rows(index, box, signs)
-        if alphas is not None:
-            open_ = alphas.rows(index, open_)
-        rows = open_.nonzero()[:, 0]
+        open_ = self._open(index, box, signs)
+        rows = (open_.any(0) if alphas is None else alphas.rows(index, open_[0])).nonzero()[:, 0]
         if not len(rows) or self._settled(index):
             return box
-        run = self._run(index, Identity(rows, len(open_)), {**found, index: box}, alphas=alphas)
-        lo, hi = run[: len(rows)].T, -run[len(rows) :].T
+        run = self._run(index, Identity(rows, open_.shape[1]), {**found, index: box}, alphas=alphas)
         full = [samples_first(t[None], node.pre, self.batch)[0] for t in (box.low, box.high)]
+        own = open_[:, rows]  # a sample has the same bounds in any company
+        lo = torch.where(own, run[: len(rows)].T, full[0][:, rows])
+        hi = torch.where(own, -run[len(rows) :].T, full[1][:, rows])
         if alphas is not None:  # what is no better than what is known must feel the gradient, or it never becomes so
             lo = torch.maximum(lo, full[0][:, rows]).detach() + (lo - lo.detach())  # exact: the latter is 0
             hi = torch.minimum(hi, full[1][:, rows]).detach() + (hi - hi.detach())
@@ -379,9 +379,13 @@ class Bounds:
 
     def open_rows(self, index: int, box: Interval, signs: bool) -> Tensor:
         """Which numbers of a sample a backward pass should bound, (N,): in any sample not a point, or of open sign."""
+        return self._open(index, box, signs).any(0)
+
+    def _open(self, index: int, box: Interval, signs: bool) -> Tensor:
+        """Which numbers of each sample are no points, or of open sign where that is all that matters: (B, N)."""
         pre = self.program.nodes[index].pre
         low, high = (samples_first(t.detach()[None], pre, self.batch)[0] for t in (box.low, box.high))
-        return ((low < 0) & (high > 0)).any(0) if signs and self.sparse else (low < high).any(0)
+        return (low < 0) & (high > 0) if signs and self.sparse else low < high
 
     def _settled(self, index: int) -> bool:
         """Whether no backward pass can improve an interval: of a function of one bounded value, or of an affine layer

@@ -214,7 +214,7 @@ class Synonyms(Box):
         The positions contribute independently, so the best `budget` of them are those of the largest gains.
         """
         change = torch.einsum("sbtd,btkd->sbtk", a, self.choices - self.x[:, :, None])
-        gain = (-change).amax(3).clamp(min=0)
+        gain = (-change).max(3).values.clamp(min=0)  # one of the best, where amax's gradient would mix them
         return _dot(a, self.x) - gain.topk(min(self.budget, gain.shape[2]), dim=2).values.sum(2)
 
 

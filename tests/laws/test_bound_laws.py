@@ -211,7 +211,7 @@ EXAMPLES: dict[str, list[Example]] = {
     "cos": [Example(torch.cos, PLAIN, (-4.0, 4.0))],
     # reductions
     "amax": on(ROWS, lambda x: x.amax(1), lambda x: x.amax(-1, keepdim=True), lambda x: x.amax((1, 2), keepdim=True)),
-    "softmax": on(ROWS, lambda x: x.softmax(1)) + [Example(lambda x: x.softmax(-1), ROWS, (-300.0, 300.0))],
+    "softmax": [*on(ROWS, lambda x: x.softmax(1)), Example(lambda x: x.softmax(-1), ROWS, (-300.0, 300.0))],
     "_softmax": on(ROWS, lambda x: aten._softmax(x, -1, False)),
     "masked_softmax": on(ROWS, lambda x: attention(x, is_causal=True)),
     # composites
