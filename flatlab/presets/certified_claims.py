@@ -44,7 +44,7 @@ CLAIMS = (
     Claim("C7.3", "and less than after sharpness-aware training", less(0), source="ours"),
     Claim("C7.4", "With few images it is more accurate on test images", greater(0), where="section on flatness"),
     Claim("C7.5", "No attack on the weights exceeds the certificate", within(0, 0), source="ours"),
-    Claim("C7.6", "Rounding the weights to four bits costs it less accuracy", less(0)),
+    Claim("C7.6", "Rounding the weights to three bits costs it less accuracy", less(0)),
     Claim("C8.1", "Against synonyms, linear relaxation trains better verified models than intervals", greater(0)),
     Claim(
         "C8.2", "An ordinarily trained model is verified more often by relaxation than by intervals", greater(0),
