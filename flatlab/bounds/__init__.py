@@ -2,6 +2,14 @@
 
 from flatlab.bounds.api import compute_bounds
 from flatlab.bounds.audit import audit, violation
+from flatlab.bounds.compat import (
+    BoundedModule,
+    BoundedParameter,
+    BoundedTensor,
+    PerturbationL0Norm,
+    PerturbationLpNorm,
+    PerturbationSynonym,
+)
 from flatlab.bounds.engine import Bounds, LinearBound
 from flatlab.bounds.errors import DomainError, MemoryLimitExceeded, UnsupportedOperator
 from flatlab.bounds.flatness import CertifiedFlatness, certified_flatness, random_gap, weight_attack
@@ -16,6 +24,9 @@ from flatlab.bounds.words import SynonymTraining, clean_words, word_set
 
 __all__ = [
     "RULES",
+    "BoundedModule",
+    "BoundedParameter",
+    "BoundedTensor",
     "Bounds",
     "Box",
     "CertifiedFlatness",
@@ -27,6 +38,9 @@ __all__ = [
     "LpBall",
     "Margins",
     "MemoryLimitExceeded",
+    "PerturbationL0Norm",
+    "PerturbationLpNorm",
+    "PerturbationSynonym",
     "Program",
     "SynonymTraining",
     "Synonyms",
