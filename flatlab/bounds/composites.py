@@ -235,14 +235,18 @@ def _minimum(emit: Emitter, x: Any, y: Any) -> Ref:
 
 
 @composite("max")
-def _max(emit: Emitter, x: Ref, dim: Any = None, keepdim: bool = False) -> Any:
+def _max(emit: Emitter, x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    if isinstance(dim, Ref):
+        return emit.maximum(x, dim)  # torch.max of two tensors
     if not isinstance(dim, int):
         return NotImplemented
     return [emit.amax(x, [dim], keepdim), None]  # the indices cannot be bounded
 
 
 @composite("min")
-def _min(emit: Emitter, x: Ref, dim: Any = None, keepdim: bool = False) -> Any:
+def _min(emit: Emitter, x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    if isinstance(dim, Ref):
+        return emit.minimum(x, dim)
     if not isinstance(dim, int):
         return NotImplemented
     return [emit.amin(x, [dim], keepdim), None]
