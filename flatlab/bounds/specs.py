@@ -109,7 +109,7 @@ class Margins(Rows):
         return one[self.y][None] - one[self.others.T]
 
     def through(self, weight: Tensor, bias: Tensor | None, batch: int) -> tuple[Tensor, Tensor]:
-        rows = weight[self.y][None] - weight[self.others.T]
+        rows = (weight[self.y][:, None] - weight[self.others]).transpose(0, 1)  # samples first in memory: quicker sums
         if bias is None:
             return rows, rows.new_zeros(rows.shape[:2])
         return rows, bias[self.y][None] - bias[self.others.T]
