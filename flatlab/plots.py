@@ -151,6 +151,24 @@ def descent_paths(
     return ax
 
 
+def support_polygon(directions: Tensor, low: Tensor) -> Tensor:
+    """Corners (M + 1, 2), in order and closed, of all points z with <directions[i], z> >= low[i].
+
+    Args:
+        directions: (N, 2), all around.
+        low: (N,), such that some point satisfies all of them.
+    """
+    a, b = directions.double(), low.detach().double()
+    i, j = torch.triu_indices(len(a), len(a), 1)
+    pairs = torch.stack([a[i], a[j]], dim=1)
+    crossing = torch.linalg.det(pairs).abs() > 1e-6
+    ends = torch.stack([b[i], b[j]], dim=1)[crossing]
+    corners = torch.linalg.solve(pairs[crossing], ends[..., None])[..., 0]
+    corners = corners[(corners @ a.T >= b - 1e-6).all(dim=1)]
+    turn = torch.atan2(*(corners - corners.mean(0)).flip(1).T).argsort()
+    return corners[torch.cat([turn, turn[:1]])]
+
+
 def log_axis(ax: Axes, which: Literal["x", "y"]) -> Axes:
     """Make an axis logarithmic with plain numbers at 1, 2 and 5 times powers of ten."""
     (ax.set_xscale if which == "x" else ax.set_yscale)("log")

@@ -69,3 +69,10 @@ def test_image_grid_hides_what_is_left_over() -> None:
 def test_seed_lines_with_and_without_groups() -> None:
     assert plots.seed_lines(FRAME, "u", "v").lines
     assert plots.seed_lines(FRAME, "u", "v", hue="kind").get_legend() is not None
+
+
+def test_the_polygon_of_a_square_is_its_four_corners() -> None:
+    directions = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0], [0.7, 0.7]])
+    corners = plots.support_polygon(directions, torch.tensor([-1.0, -1.0, -1.0, -1.0, -9.0]))
+    assert torch.equal(corners[0], corners[-1])
+    assert {tuple(c) for c in corners.round().tolist()} == {(-1, -1), (1, -1), (1, 1), (-1, 1)}
