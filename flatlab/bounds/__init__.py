@@ -1,7 +1,7 @@
 """Certified bounds for PyTorch modules by linear relaxation (Xu et al. 2020, arXiv 2002.12920)."""
 
 from flatlab.bounds.api import compute_bounds
-from flatlab.bounds.audit import audit, violation
+from flatlab.bounds.audit import attainment, audit, every_set, gradient_error, violation
 from flatlab.bounds.compat import (
     BoundedModule,
     BoundedParameter,
@@ -12,15 +12,15 @@ from flatlab.bounds.compat import (
 )
 from flatlab.bounds.engine import Bounds, LinearBound
 from flatlab.bounds.errors import DomainError, MemoryLimitExceeded, UnsupportedOperator
-from flatlab.bounds.flatness import CertifiedFlatness, certified_flatness, random_gap, weight_attack
+from flatlab.bounds.flatness import CertifiedFlatness, certified_flatness, flatness_report, random_gap, weight_attack
 from flatlab.bounds.graph import Program
-from flatlab.bounds.losses import EpsSchedule, fused_ce, margins, robust_ce, verified, verified_error
+from flatlab.bounds.losses import EpsSchedule, fused_ce, margins, robust_ce, verified, verified_error, verified_in_ball
 from flatlab.bounds.rules import RULES, supported
 from flatlab.bounds.sets import Box, L0Ball, LpBall, Synonyms
 from flatlab.bounds.specs import Margins
 from flatlab.bounds.train import CertifiedTraining
 from flatlab.bounds.weights import weight_balls
-from flatlab.bounds.words import SynonymTraining, clean_words, word_set
+from flatlab.bounds.words import SynonymTraining, clean_words, withstands, word_report, word_set
 
 __all__ = [
     "RULES",
@@ -45,19 +45,26 @@ __all__ = [
     "SynonymTraining",
     "Synonyms",
     "UnsupportedOperator",
+    "attainment",
     "audit",
     "certified_flatness",
     "clean_words",
     "compute_bounds",
+    "every_set",
+    "flatness_report",
     "fused_ce",
+    "gradient_error",
     "margins",
     "random_gap",
     "robust_ce",
     "supported",
     "verified",
     "verified_error",
+    "verified_in_ball",
     "violation",
     "weight_attack",
     "weight_balls",
+    "withstands",
+    "word_report",
     "word_set",
 ]

@@ -26,6 +26,7 @@ from flatlab.bounds.graph import Program
 from flatlab.bounds.losses import METHODS, margins
 from flatlab.bounds.sets import Box, LpBall
 from flatlab.bounds.weights import weight_balls
+from flatlab.flatness import over_parameters, sam_sharpness
 
 Point = dict[str, Tensor]
 
@@ -186,6 +187,33 @@ def random_gap(
     generator = generator or torch.Generator(x.device).manual_seed(0)
     here = surface.loss(surface.zero())
     return sum(surface.loss(surface.random(generator)) - here for _ in range(samples)) / samples
+
+
+def flatness_report(
+    model: nn.Module, x: Tensor, y: Tensor, rho: float, *, generator: torch.Generator | None = None
+) -> dict[str, float]:
+    """How far the mean cross-entropy can rise within balls of radius rho around the weights, from all sides.
+
+    Args:
+        model, x, y, rho: as in `certified_flatness`.
+        generator: of the attack's and of random directions.
+
+    Returns:
+        In nats: "train loss" at the weights, "certified loss", "attack gap", "SAM step" (one step along the joint
+        gradient), "random gap", and "excess", by which the attack exceeds the certificate: never more than rounding.
+    """
+    proof = certified_flatness(model, x, y, rho)
+    gap = weight_attack(model, x, y, rho, generator=generator) - proof.loss
+    names = [str(name) for name in weight_balls(model, rho)]
+    space = over_parameters(model, lambda m: F.cross_entropy(m(x), y), only=names)
+    return {
+        "train loss": proof.loss,
+        "certified loss": proof.certified_loss,
+        "attack gap": gap,
+        "SAM step": sam_sharpness(space, rho),
+        "random gap": random_gap(model, x, y, rho, generator=generator),
+        "excess": gap - proof.gap,
+    }
 
 
 def steepest(slope: Tensor, rho: float, p: float) -> Tensor:

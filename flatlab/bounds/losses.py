@@ -19,7 +19,9 @@ from torch import Tensor
 
 from flatlab import checks
 from flatlab.bounds.engine import Bounds
+from flatlab.bounds.graph import Program
 from flatlab.bounds.relax import tiny
+from flatlab.bounds.sets import LpBall
 from flatlab.bounds.specs import Margins
 
 METHODS = ("ibp", "crown-ibp", "crown", "forward+backward", "alpha-crown")
@@ -84,6 +86,22 @@ def verified(bounds: Bounds, y: Tensor, *, method: str = "crown-ibp") -> Tensor:
     """Which samples are proven to be classified as y on the whole set, bool (B,). NaN proves nothing."""
     with torch.no_grad():
         return (margins(bounds, y, method=method) > 0).all(dim=1)
+
+
+def verified_in_ball(
+    program: Program, x: Tensor, y: Tensor, eps: float, *, method: str = "crown-ibp", batch_size: int = 256
+) -> Tensor:
+    """Which of many images are proven on L_inf balls clipped to [0, 1], bool (N,), a batch at a time.
+
+    Args:
+        program: what was captured of a classifier.
+        x, y: images (N, ...) in [0, 1] and labels (N,).
+        eps: radius.
+        method: as in `margins`.
+    """
+    checks.radius(eps)
+    parts = zip(x.split(batch_size), y.split(batch_size), strict=True)
+    return torch.cat([verified(Bounds(program, a, LpBall(a, eps, clip=(0, 1))), b, method=method) for a, b in parts])
 
 
 def verified_error(bounds: Bounds, y: Tensor, *, method: str = "crown-ibp") -> float:

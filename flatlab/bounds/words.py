@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from flatlab import checks
 from flatlab.bounds.engine import Bounds
-from flatlab.bounds.losses import EpsSchedule
+from flatlab.bounds.graph import Program
+from flatlab.bounds.losses import EpsSchedule, verified
 from flatlab.bounds.sets import Synonyms
 from flatlab.bounds.train import KINDS, Captured, certified_loss
+from flatlab.data import SynonymTask, enumerate_substitutions
 from flatlab.models import SentenceModel, Stacked
 
 
@@ -109,3 +111,45 @@ class SynonymTraining(Captured):
 def clean_words(model: nn.Module, x: Tensor, y: Tensor, step_fraction: float = 1.0) -> Tensor:
     """The plain objective of a classifier of sentences: mean cross-entropy over codes of words x (N, T)."""
     return F.cross_entropy(model(cast(SentenceModel, model).embed(x)), y)
+
+
+@torch.no_grad()
+def withstands(model: SentenceModel, variants: Tensor, owner: Tensor, y: Tensor) -> Tensor:
+    """Which sentences are read rightly in all of their variants, bool (N,).
+
+    Args:
+        variants, owner: sentences (M, T), and of which of the N each is a variant (M,), as
+            `flatlab.data.enumerate_substitutions` lists them.
+        y: labels (N,).
+    """
+    device = next(model.parameters()).device
+    parts = [model(model.embed(part.to(device))).argmax(1).cpu() for part in variants.split(8192)]
+    wrong = torch.cat(parts) != y[owner]
+    return torch.bincount(owner[wrong], minlength=len(y)) == 0
+
+
+@torch.no_grad()
+def word_report(model: SentenceModel, task: SynonymTask, budget: int, *, truth: bool = True) -> dict[str, float]:
+    """Shares of sentences that are read rightly, proven, and indeed right whatever is exchanged.
+
+    Args:
+        model: a classifier of sentences, in eval mode.
+        task: sentences to test it on.
+        budget: how many words of each may be exchanged.
+        truth: count out all exchanges; they are many.
+
+    Returns:
+        "clean", "truth" (NaN if not counted), "ibp", "crown-ibp" and "crown", "verified" by any of them, and
+        "false proofs": how many sentences are proven and yet misread in some variant, which must be 0.
+    """
+    device = next(model.parameters()).device
+    y = task.y.to(device)
+    at = word_set(model, task.codes.to(device), task.synonyms.to(device), budget=budget)
+    made = Bounds(Program(model, at.x), at.x, at)
+    proven = {method: verified(made, y, method=method).cpu() for method in ("ibp", "crown-ibp", "crown")}
+    proven["verified"] = torch.stack(list(proven.values())).any(0)
+    report = {"clean": float((model(at.x).argmax(1) == y).double().mean()), "truth": float("nan"), "false proofs": 0.0}
+    if truth:
+        right = withstands(model, *enumerate_substitutions(task.codes, task, budget), task.y)
+        report |= {"truth": float(right.double().mean()), "false proofs": float((proven["verified"] & ~right).sum())}
+    return report | {method: float(flags.double().mean()) for method, flags in proven.items()}

@@ -15,6 +15,7 @@ from flatlab.models.mlp import mlp
 from flatlab.models.registry import available, build
 from flatlab.models.resnet import preact_resnet18, wide_resnet
 from flatlab.models.resnext import resnext
+from flatlab.models.rounding import round_weights
 from flatlab.models.sentence import SentenceModel
 from flatlab.models.small_cnn import small_cnn
 from flatlab.models.stacked import Stacked, stack_models, stackable, unstack
@@ -42,6 +43,7 @@ __all__ = [
     "mlp",
     "preact_resnet18",
     "resnext",
+    "round_weights",
     "small_cnn",
     "stack_models",
     "stackable",

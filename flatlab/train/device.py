@@ -1,5 +1,8 @@
 """Choosing a device by name."""
 
+import time
+from collections.abc import Callable
+
 import torch
 
 from flatlab import checks
@@ -18,3 +21,23 @@ def pick_device(name: str = "auto") -> torch.device:
     if kind == "cuda" and not torch.cuda.is_available():
         raise RuntimeError(f"device {name!r} was asked for, but torch sees no CUDA GPU; use device='cpu' or 'auto'")
     return torch.device(name)
+
+
+def seconds(function: Callable[[], object], device: torch.device, *, repeats: int = 5) -> list[float]:
+    """Time of each of several calls, after one that does not count.
+
+    Processor time on a CPU, which others on the machine do not lengthen; on a GPU time by the clock until it is done.
+    """
+    found = []
+    for _ in range(checks.at_least("repeats", repeats, 1) + 1):
+        start = _clock(device)
+        function()
+        found.append(_clock(device) - start)
+    return found[1:]
+
+
+def _clock(device: torch.device) -> float:
+    if device.type != "cuda":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
