@@ -61,7 +61,7 @@ class Bounds:
             parameters, by name. Weights and biases of linear layers and convolutions may move in `LpBall`s.
         relu: the lower slope of ReLUs: adaptive, same-slope, zero-lb, one-lb or reversed-adaptive.
         chunk: most rows of one backward pass; None chooses by memory.
-        memory_limit: bytes that the coefficients of one row of a batch may need; None for no limit.
+        memory_limit: bytes that coefficients at one node may need (backward, those of one row); None for no limit.
         sparse: bound only those neurons inside that are not known to be on or off.
 
     Raises:
@@ -218,15 +218,24 @@ class Bounds:
             if isinstance(key, int):
                 if not 0 <= key < len(self.inputs):
                     raise ValueError(f"there is no input {key}: the module takes {len(self.inputs)}")
-                shape = self.inputs[key].shape
+                shape, dtype = self.inputs[key].shape, self.inputs[key].dtype
+                if not dtype.is_floating_point:
+                    raise TypeError(f"input {key} holds {dtype}: only floating-point inputs can be perturbed")
             else:
                 if not isinstance(region, LpBall) or region.clip is not None:
                     raise ValueError(f"parameter {key!r} may be perturbed in an LpBall without clip only")
-                shape = dict(program.model.named_parameters()).get(key, torch.empty(0)).shape
+                parameter = dict(program.model.named_parameters()).get(key)
+                if parameter is None:
+                    raise ValueError(
+                        f"the output does not use the perturbed parameter {key!r}: there is no parameter of this name"
+                    )
+                shape, dtype = parameter.shape, parameter.dtype
                 if region.eps.ndim:
                     raise ValueError(f"the ball of parameter {key!r} needs one eps, got {region.eps.numel()}")
             if region.low.shape != shape:
                 raise ValueError(f"the set of {key!r} has shape {tuple(region.low.shape)}, it needs {tuple(shape)}")
+            if region.low.dtype != dtype:
+                raise ValueError(f"the set of {key!r} holds {region.low.dtype}, it needs {dtype}: convert one of them")
         batch = int(self.inputs[0].shape[0])
         sizes = [x.shape[0] if x.ndim else 0 for x in self.inputs]
         if batch == 0 or any(size != batch for size in sizes):
@@ -330,6 +339,8 @@ class Bounds:
             if isinstance(key, int):
                 found[self.program.inputs[key]] = region.interval()
         demanding = self._demanding() if kind == "crown" else {}
+        if kind == "forward":
+            self._check_room(self._intervals("ibp"))
         for index, site in self.sites.items():
             x = [found[i] for i in site.hot]
             box = self._rule(index).interval(site, x)
@@ -462,7 +473,7 @@ class Bounds:
             if len(shape) != 2:
                 raise ValueError(f"margins need an output (B, K), got {shape}")
             return c.check(self.batch, shape[1])
-        if c.ndim != 3 or c.shape[0] != self.batch or c.shape[2] != count:
+        if c.ndim != 3 or c.shape[0] != self.batch or c.shape[1] == 0 or c.shape[2] != count:
             raise ValueError(f"C must have shape (B, S, K) = ({self.batch}, S, {count}), got {tuple(c.shape)}")
         return Dense(c.transpose(0, 1).to(self._dtype))
 
@@ -497,6 +508,17 @@ class Bounds:
             return torch.cat(parts)
         halves = [part.chunk(2) for part in parts]
         return torch.cat([*(h[0] for h in halves), *(h[1] for h in halves)])
+
+    def _check_room(self, found: dict[int, Interval]) -> None:
+        """Raise MemoryLimitExceeded where linear functions of all inputs would need more than the limit at a node."""
+        largest = max(found, key=lambda i: math.prod(found[i].shape))
+        size = sum(self.inputs[key][0].numel() for key in self.sets if isinstance(key, int))
+        need = math.prod(found[largest].shape) * size * 2 * torch.finfo(self._dtype).bits // 8
+        if self.memory_limit is not None and need > self.memory_limit:
+            raise MemoryLimitExceeded(
+                f"linear functions of {size} inputs need {need:,} bytes at node {self.program.nodes[largest]}, over "
+                f"the limit of {self.memory_limit:,}: bound a smaller batch, or by a backward method"
+            )
 
     def _rows_at_once(self, start: int, found: dict[int, Interval], mirror: bool) -> int:
         largest = max((i for i in found if i <= start), key=lambda i: math.prod(found[i].shape))

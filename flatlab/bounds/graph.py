@@ -9,6 +9,7 @@ but inside an attention layer that works time first, say. It is found at capture
 after the other: NaN goes wherever a sample goes.
 """
 
+import inspect
 import operator
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -105,8 +106,9 @@ class Program:
             shapes = [tuple(x.shape) for x in inputs]
             raise ValueError(f"dimension 0 of all inputs must be the same batch of one or more, got shapes {shapes}")
         examples = [_three(x) for x in inputs]
-        exported, dynamic = _export(model, examples, list(inputs))
-        values = examples if dynamic else list(inputs)
+        own = [x.detach() * 1 for x in inputs]  # torch.export would take an input given twice for one
+        exported, dynamic = _export(model, examples, own)
+        values = examples if dynamic else own
         self._absolute: dict[int, tuple[Tensor, int, int, Tensor]] = {}
         self.batch = None if dynamic else int(values[0].shape[0])
         build = _Builder(model, values, composites())
@@ -282,7 +284,7 @@ class _Builder:
                 self.call(fx, env)
             elif fx.op == "output":
                 outputs = tree_flatten(fx.args[0])[0]
-                result = env[outputs[-1]] if len(outputs) == 1 else None
+                result = env.get(outputs[0]) if len(outputs) == 1 else None
                 if not isinstance(result, Ref):
                     raise ValueError(f"the module must return one tensor, it returns {len(outputs)}")
                 return result.index
@@ -389,11 +391,15 @@ class _Nested(Emitter):
 
 def _export(model: nn.Module, examples: list[Tensor], inputs: list[Tensor]) -> tuple[Any, bool]:
     """The exported module, with a dynamic batch if possible."""
-    dynamic = tuple({0: torch.export.Dim.DYNAMIC} for _ in examples)
+    dynamic: list[Any] = [{0: torch.export.Dim.DYNAMIC} for _ in examples]
+    kinds = [p.kind for p in inspect.signature(model.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL in kinds:  # what *args takes counts as one argument
+        named = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+        dynamic[named:] = [tuple(dynamic[named:])]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of attributes that torch's recurrent layers assign
         try:
-            return torch.export.export(model, tuple(examples), dynamic_shapes=dynamic, strict=False), True
+            return torch.export.export(model, tuple(examples), dynamic_shapes=tuple(dynamic), strict=False), True
         except Exception:
             try:
                 return torch.export.export(model, tuple(inputs), strict=False), False

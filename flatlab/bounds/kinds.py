@@ -246,7 +246,8 @@ def absolute(site: Site, radius: Tensor) -> Tensor:
         if not isinstance(argument, Ref):
             args[position] = abs(argument)
         elif argument.index not in site.hot:
-            values[argument.index] = site.absolute(values[argument.index])
+            value = values[argument.index]
+            values[argument.index] = site.absolute(value) if isinstance(value, Tensor) else abs(value)
     if site.node.key in BIASED and len(args) > 2:
         args[2] = None
     values[site.hot[0]] = radius

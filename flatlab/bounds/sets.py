@@ -34,6 +34,7 @@ class Box:
         if self.low.shape != self.high.shape:
             raise ValueError(f"low has shape {tuple(self.low.shape)}, high {tuple(self.high.shape)}: give equal shapes")
         _floating("low", self.low)
+        _floating("high", self.high)
         bad = ~(self.low <= self.high)  # written so that NaN is bad, too
         if bool(bad.any()):
             at = tuple(bad.nonzero()[0].tolist())
@@ -78,6 +79,12 @@ class LpBall(Box):
         if p not in (1, 2, math.inf):
             raise ValueError(f"p must be 1, 2 or inf, got {p!r}; for a number of changed entries use L0Ball")
         radius = torch.as_tensor(eps, dtype=x.dtype, device=x.device)
+        try:
+            fits = torch.broadcast_shapes(radius.shape, x.shape) == x.shape
+        except RuntimeError:
+            fits = False
+        if not fits:
+            raise ValueError(f"eps of shape {tuple(radius.shape)} does not broadcast against x of {tuple(x.shape)}")
         if not bool((radius >= 0).all()) or not bool(radius.isfinite().all()):
             raise ValueError(f"eps must be finite and >= 0, got {float(radius.min()):g}")
         if radius.ndim and p != math.inf:
@@ -183,6 +190,9 @@ class Synonyms(Box):
 
     def __init__(self, x: Tensor, candidates: Tensor, mask: Tensor, budget: int) -> None:
         _floating("x", x)
+        _floating("candidates", candidates)
+        if mask.dtype != torch.bool:
+            raise TypeError(f"mask must be bool, True where a candidate exists, got {mask.dtype}")
         if (
             candidates.shape[:2] != x.shape[:2]
             or candidates.shape[3:] != x.shape[2:]
@@ -233,5 +243,5 @@ def _floating(name: str, x: Any) -> None:
         raise TypeError(
             f"{name} must be a floating-point tensor to be perturbed, got {kind}; perturb embeddings, not codes"
         )
-    if x.ndim == 0 or bool(x.isnan().any()):
-        raise ValueError(f"{name} must be a batch without NaN, got shape {tuple(x.shape)}; check the data")
+    if x.ndim == 0 or not bool(x.isfinite().all()):
+        raise ValueError(f"{name} must be a batch of finite numbers, got NaN, infinity or a scalar; check the data")
