@@ -133,14 +133,25 @@ def test_a_perturbation_must_reach_the_output() -> None:
         def forward(self, x: Tensor, y: Tensor) -> Tensor:
             return x.relu()
 
-    program = Program(Unused(), X, X)  # the same tensor twice is two inputs
     with pytest.raises(ValueError, match="output does not depend"):
-        Bounds(program, (X, X), {1: LpBall(X, 0.1)})
-    assert Bounds(program, (X, X), {0: LpBall(X, 0.1)}).ibp()[1].max() > X.max()
+        Bounds(Program(Unused(), X, X), (X, X), {1: LpBall(X, 0.1)})
     model = nn.ModuleDict({"used": nn.Linear(4, 2), "idle": nn.Linear(4, 2)})
     model.forward = lambda x: model["used"](x)  # type: ignore[method-assign]
     with pytest.raises(ValueError, match=r"does not use.*idle\.weight"):
         Bounds(Program(model, X), X, {"idle.weight": LpBall(model["idle"].weight.detach(), 0.1)})
+
+
+@pytest.mark.parametrize("fixed", [False, True], ids=["any batch", "a fixed batch"])
+def test_a_tensor_given_twice_is_two_inputs(fixed: bool) -> None:
+    class Both(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return x.reshape((3, 4) if fixed else x.shape) - 3 * y
+
+    program = Program(Both(), X, X)
+    for method in METHODS:
+        low, high = compute_bounds(program, (X, X), {0: LpBall(X, 0.1)}, method)
+        torch.testing.assert_close(low, -2 * X - 0.1)
+        torch.testing.assert_close(high, -2 * X + 0.1)
 
 
 # --- options, rows, losses --------------------------------------------------------------------------------------------
@@ -416,6 +427,7 @@ COPIES: dict[str, Callable[[Tensor], Tensor]] = {
     "broadcast": lambda x: (x.unsqueeze(1) + torch.ones(1, 3, 4)).flatten(1),
     "upsample": lambda x: F.interpolate(x.reshape(-1, 1, 2, 2), scale_factor=2).flatten(1),
     "other scales": lambda x: (x * torch.tensor([[1.0, 5.0, -1.0, 0.1]])).flatten(1),
+    "parts of samples": lambda x: (x.reshape(-1, 2, 2) * torch.tensor([[0.1, 0.2], [5.0, -3.0]])).flatten(0, 1),
 }
 
 
@@ -427,9 +439,9 @@ def test_a_ball_whose_coordinates_are_copied_is_no_ball(name: str, p: float) -> 
     width = f(X).shape[1]
     weight = torch.linspace(-1.0, 1.3, 5 * width).reshape(5, -1)
     worst = ball.worst(torch.randn(500, *X.shape))
-    seen = F.linear(f(worst.flatten(0, 1)), weight).unflatten(0, (500, 3))
+    seen = F.linear(f(worst.flatten(0, 1)), weight).reshape(500, 3, -1)
     for method in METHODS:
-        low, high = compute_bounds(Function(lambda x: F.linear(f(x), weight)), X, ball, method)
+        low, high = compute_bounds(Function(lambda x: F.linear(f(x), weight).reshape(x.shape[0], -1)), X, ball, method)
         assert bool((low - 1e-5 <= seen).all() & (seen <= high + 1e-5).all()), method
 
 

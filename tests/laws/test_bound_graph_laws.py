@@ -484,6 +484,44 @@ def test_gradients_with_respect_to_weights_are_those_of_finite_differences(name:
     assert torch.autograd.gradcheck(low, weights, fast_mode=True, eps=1e-7, atol=1e-4)
 
 
+@some_networks
+def test_linear_bounds_lie_below_the_rows_everywhere_in_the_set(name: str) -> None:
+    """<a, x> + bias <= C f(x), for the rows of C and then for those of -C."""
+    model, program, shape = network(name)
+    x = draw(shape)
+    s = region("2", x, 0.1)
+    count = model(x).numel() // 2
+    c = torch.randn(2, 3, count, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    points = s.worst(torch.randn(60, *x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64))
+    value = torch.einsum("bsk,nbk->nsb", c, flat_samples(model, evaluate(model, list(points[None]))))
+    for intermediate in ("ibp", "crown", "forward"):
+        line = Bounds(program, x, s).linear(c, intermediate=intermediate)
+        below = torch.einsum("sbi,nbi->nsb", line.a[0].flatten(2), points.flatten(2)) + line.bias
+        assert bool((below <= torch.cat([value, -value], 1) + 1e-9).all())
+
+
+def test_bounds_without_gradients_leave_those_asked_for_later_whole() -> None:
+    model, program, shape = network("mlp")
+    x = draw(shape)
+    fresh, used = (Bounds(program, x, LpBall(x, 0.1)) for _ in range(2))
+    with torch.no_grad():
+        used.crown()
+        used.forward()
+    weights = list(model.parameters())
+    for ask in (Bounds.ibp, Bounds.forward, Bounds.crown, lambda b: b.crown(intermediate="ibp")):
+        one, other = (torch.autograd.grad(ask(b)[0].sum(), weights, retain_graph=True) for b in (fresh, used))
+        for a, b in zip(one, other, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_a_radius_may_differ_from_channel_to_channel() -> None:
+    _, program, shape = network("residual", 1)
+    x, eps = draw(shape), torch.tensor([0.01, 0.3], dtype=torch.float64).reshape(2, 1, 1)
+    found, wanted = (bounded(program, (x,), {0: s}, "crown") for s in (LpBall(x, eps), Box(x - eps, x + eps)))
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_parameters_are_read_live() -> None:
     model, program, shape = network("residual")
     x = draw(shape)

@@ -385,17 +385,18 @@ def test_backward_is_a_lower_bound_in_the_form_of_a_line(name: str, i: int, free
 
 @ruled
 def test_forward_lines_enclose_the_values(name: str, i: int) -> None:
-    """Where the hot inputs lie between linear functions of one number, so does the result."""
+    """Where the hot inputs lie between linear functions of one number t in [0, 1], so does the result."""
     g, rule = generator(), RULES[name]
     for site in sites(name, i):
-        given = shapes(site, name, i)
-        for ends in zip(*(boxes(name, i, shape, g) for shape in given), strict=True):
-            x = [Interval(*e) for e in ends]
-            # z = low + (high - low) t lies between itself and itself; t in [0, 1] has one direction in each sample
-            own = [Linear((high - low)[None], low, (high - low)[None], low) for low, high in ends]
-            line = rule.forward(site, x, own)
-            for t in torch.linspace(0, 1, 7, dtype=torch.float64):
-                value = site.apply(*(low + (high - low) * t for low, high in ends))
+        for ends in zip(*(boxes(name, i, shape, g) for shape in shapes(site, name, i)), strict=True):
+            width = [high - low for low, high in ends]
+            # from low + width t / 2 to low + width (1 + t) / 2
+            own = [Linear(w[None] / 2, low, w[None] / 2, low + w / 2) for (low, _), w in zip(ends, width, strict=True)]
+            line = rule.forward(site, [Interval(*e) for e in ends], own)
+            for t in torch.linspace(0, 1, 5, dtype=torch.float64).repeat(4):
+                share = [torch.rand(w.shape, generator=g, dtype=torch.float64).round(decimals=0) for w in width]
+                z = [low + w * (s + t) / 2 for (low, _), w, s in zip(ends, width, share, strict=True)]
+                value = site.apply(*z)
                 slack = 1e-11 * (1 + value.abs() + line.lb.abs() + line.ub.abs() + line.lw[0].abs() + line.uw[0].abs())
                 assert bool((line.lw[0] * t + line.lb <= value + slack).all())
                 assert bool((value <= line.uw[0] * t + line.ub + slack).all())
