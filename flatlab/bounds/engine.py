@@ -268,7 +268,7 @@ class Bounds:
                 raise UnsupportedOperator(
                     f"{node} mixes the samples of a batch, or drops some: bounds hold for each sample by itself"
                 )
-            site = Site(node, self._values, mine, self.batch, self.program.absolute, self.relu)
+            site = Site(node, self._values, mine, self.batch, self.relu)
             RULES[node.key].check(site)
             if moved:
                 self._perturb(site, named, parameters, index)

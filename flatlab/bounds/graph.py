@@ -109,7 +109,6 @@ class Program:
         own = [x.detach() * 1 for x in inputs]  # torch.export would take an input given twice for one
         exported, dynamic = _export(model, examples, own)
         values = examples if dynamic else own
-        self._absolute: dict[int, tuple[Tensor, int, int, Tensor]] = {}
         self.batch = None if dynamic else int(values[0].shape[0])
         build = _Builder(model, values, composites())
         self.output = build.run(exported)
@@ -159,15 +158,6 @@ class Program:
     def __call__(self, *inputs: Tensor) -> Tensor:
         """What the module computes."""
         return self.evaluate([self.output], self.leaves(inputs))[self.output]
-
-    def absolute(self, tensor: Tensor) -> Tensor:
-        """|tensor|, kept for the next batch as long as a parameter is not written to."""
-        if (torch.is_grad_enabled() and tensor.requires_grad) or not isinstance(tensor, nn.Parameter):
-            return tensor.abs()
-        kept = self._absolute.get(id(tensor))
-        if kept is None or kept[0] is not tensor or kept[1] != tensor._version or kept[2] != tensor.data_ptr():
-            self._absolute[id(tensor)] = kept = (tensor, tensor._version, tensor.data_ptr(), tensor.detach().abs())
-        return kept[3]
 
     def _prune(self) -> None:
         """Drop what the output does not need, and number the rest anew."""

@@ -46,7 +46,6 @@ class Site:
         values: what does not depend on the perturbation, by node.
         hot: the nodes among its inputs that do.
         batch: the number of samples.
-        absolute: how |constant| is computed.
         relu: name of the lower slope of ReLUs.
         weight, bias: sets of its perturbed parameters (linear and convolution only).
     """
@@ -55,7 +54,6 @@ class Site:
     values: dict[int, Any]
     hot: tuple[int, ...]
     batch: int
-    absolute: Callable[[Tensor], Tensor] = torch.abs
     relu: str = "adaptive"
     weight: Any = None
     bias: Any = None
@@ -246,8 +244,7 @@ def absolute(site: Site, radius: Tensor) -> Tensor:
         if not isinstance(argument, Ref):
             args[position] = abs(argument)
         elif argument.index not in site.hot:
-            value = values[argument.index]
-            values[argument.index] = site.absolute(value) if isinstance(value, Tensor) else abs(value)
+            values[argument.index] = abs(values[argument.index])
     if site.node.key in BIASED and len(args) > 2:
         args[2] = None
     values[site.hot[0]] = radius
