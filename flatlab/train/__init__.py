@@ -17,7 +17,7 @@ An objective is any callable `objective(model, x, y, step_fraction) -> loss`, th
 from flatlab.train.augment import crop_flip
 from flatlab.train.callbacks import Callback, FirstBelow, Recorder, TrainingState
 from flatlab.train.checkpoint import load_checkpoint, save_checkpoint
-from flatlab.train.device import pick_device, seconds
+from flatlab.train.device import operations, pick_device, seconds
 from flatlab.train.evaluate import Evaluation, accuracy, evaluate_loss
 from flatlab.train.loop import History, Recipe, TrainingDiverged, cross_entropy, fit, next_token
 from flatlab.train.online import Stream, fit_online, permuted_stream
@@ -46,6 +46,7 @@ __all__ = [
     "fit_seeds",
     "load_checkpoint",
     "next_token",
+    "operations",
     "permuted_stream",
     "pick_device",
     "save_checkpoint",

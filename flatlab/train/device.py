@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from flatlab import checks
 
@@ -34,6 +35,13 @@ def seconds(function: Callable[[], object], device: torch.device, *, repeats: in
         function()
         found.append(_clock(device) - start)
     return found[1:]
+
+
+def operations(function: Callable[[], object]) -> int:
+    """Floating-point operations of the matrix products and convolutions in a call, backward passes included."""
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
 
 
 def _clock(device: torch.device) -> float:

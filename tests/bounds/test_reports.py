@@ -75,3 +75,9 @@ def test_calls_are_timed_after_one_that_does_not_count() -> None:
     calls: list[int] = []
     assert len(train.seconds(lambda: calls.append(0), torch.device("cpu"), repeats=3)) == 3
     assert len(calls) == 4
+
+
+def test_operations_of_a_product_and_of_its_gradient_are_counted() -> None:
+    w, x = torch.randn(4, 5, requires_grad=True), torch.randn(6, 5)
+    assert train.operations(lambda: x @ w.T) == 2 * 6 * 5 * 4
+    assert train.operations(lambda: torch.autograd.grad((x @ w.T).sum(), w)) == 2 * 2 * 6 * 5 * 4
