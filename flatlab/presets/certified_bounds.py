@@ -163,7 +163,7 @@ DIGITS = Task(
     0.1,
     0.1,
     "small_cnn",
-    Recipe(epochs=50, batch_size=64, lr=1e-2, schedule="onecycle", grad_clip=8.0),
+    Recipe(epochs=40, batch_size=64, lr=1e-2, schedule="onecycle", grad_clip=8.0),
     CNN,
     curve=(0.0, 0.025, 0.05, 0.1, 0.15),
 )

@@ -172,6 +172,9 @@ def environment(threads: int) -> dict[str, str]:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "FLATLAB_THREADS"):
         env[name] = str(threads)
     env["PYTHONHASHSEED"] = "0"
+    # glibc would give each large tensor's memory back to the system, and be given it anew: minutes, in some kernels.
+    for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
+        env.setdefault(name, str(1 << 30))
     env["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
     paths = [str(Path(__file__).resolve().parents[2]), env.get("PYTHONPATH", "")]
     env["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from flatlab.study import records
+from flatlab.study import kernel, records
 from flatlab.study.run import run_job
 
 
@@ -213,3 +213,12 @@ def test_writing_leaves_the_old_text_or_the_new(tmp_path: Path, monkeypatch: pyt
             records.write_atomically(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_kernels_keep_memory_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")
+    env = kernel.environment(3)
+    assert env["OMP_NUM_THREADS"] == "3"
+    assert int(env["MALLOC_TRIM_THRESHOLD_"]) >= 1 << 30
+    assert env["MALLOC_MMAP_THRESHOLD_"] == "65536", "the user's own choice stays"
