@@ -70,6 +70,11 @@ def test_every_preset_of_certified_bounds_fits_its_data(preset: str) -> None:
         with torch.device("meta"):
             network = models.build(task.model, shape, classes, options=task.options).eval()
             assert network(torch.rand(2, *shape)).shape == (2, classes)
+    with torch.device("meta"):
+        reader = models.build(
+            "text_transformer", cfg.word_shape, 2, options={"vocabulary": 60, **cfg.word_model}
+        ).eval()
+        assert reader(torch.rand(2, *cfg.word_shape)).shape == (2, 2)
     for network in cfg.networks:
         assert network.model in (*models.available(), *models.available("sentence"))
     assert len({claim.id for claim in certified_claims.CLAIMS}) == len(certified_claims.CLAIMS)

@@ -18,6 +18,7 @@ from flatlab.data.errors import DataCorrupt, DataNotFound, DownloadFailed
 from flatlab.data.images import ImageSet, holdout, noisy_labels
 from flatlab.data.load import SplitStatus, load_images, status, verify
 from flatlab.data.registry import available
+from flatlab.data.sentences import load_sentences
 from flatlab.data.synonyms import SynonymTask, enumerate_substitutions, synonym_task
 from flatlab.data.text import TextSet, Windows, load_text
 
@@ -35,6 +36,7 @@ __all__ = [
     "enumerate_substitutions",
     "holdout",
     "load_images",
+    "load_sentences",
     "load_text",
     "noisy_labels",
     "status",

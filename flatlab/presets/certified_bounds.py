@@ -125,6 +125,8 @@ class CertifiedBounds:
         words, word_recipe, word_rates, word_epochs: sentences of the synonym task, how a model is trained, and learning
             rates and epochs by kind of training, where they differ: IBP gets twice the epochs, as its steps take half
             the time; `word_tests`: sentences that are verified; `budgets`: substitutions allowed.
+        language: name of sentences on the disk, whose word vectors are trained; empty for the made-up language.
+        word_shape, word_model: words of a sentence and numbers of a word, and further options of the transformer.
     """
 
     seeds: tuple[int, ...]
@@ -153,6 +155,9 @@ class CertifiedBounds:
     word_epochs: Mapping[str, int] = field(default_factory=lambda: {"ibp": 40})
     word_tests: int = 100
     budgets: tuple[int, ...] = (1, 2)
+    language: str = ""
+    word_shape: tuple[int, int] = (8, 8)
+    word_model: Mapping[str, Any] = field(default_factory=lambda: {"heads": 2, "ff": 32})
 
 
 CNN = {"widths": (16, 32), "kernel": 3, "strides": (1, 2), "hidden": 100}
@@ -244,5 +249,14 @@ FULL = CertifiedBounds(
     kinds=("natural", "ibp", "fused"),
     classes=(10, 200, 1000),
     image_shape=(3, 64, 64),
+    language="sst2",
+    word_shape=(32, 64),
+    word_model={"heads": 4, "ff": 128},
+    words=70_000,
+    word_recipe=Recipe(epochs=25, batch_size=32, lr=1e-4, schedule="constant", grad_clip=10.0),
+    word_rates={},
+    word_epochs={},
+    word_tests=872,
+    budgets=(1, 2, 3, 4, 5, 6),
 )  # fmt: skip
 """The networks and schedules that the authors' scripts name; days on one GPU, and only shapes are checked here."""
