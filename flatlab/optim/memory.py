@@ -379,8 +379,8 @@ class MemoryOptimizer(Optimizer):
         pieces = arena.pieces(BLOCK if plan.fused else grads.shape[1], unbind=plan.fused)
         sizes = [piece.stop - piece.start for piece in pieces]
         olds = [None] * len(pieces) if weights is None else weights.split(sizes, dim=1)
-        scratch = self._workspace(grads, max(sizes))
-        cuts = zip(pieces, target.split(sizes, dim=1), grads.split(sizes, dim=1), olds, sizes, strict=True)
+        scratch, cut = self._workspace(grads, max(sizes)), torch.split_with_sizes
+        cuts = zip(pieces, cut(target, sizes, 1), cut(grads, sizes, 1), olds, sizes, strict=True)
         for piece, moved, g, old, size in cuts:
             self._rule(plan, Block(moved, old, g, scratch[:, :size], piece.buffers))
         every = group["resum_every"]

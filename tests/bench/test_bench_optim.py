@@ -11,7 +11,13 @@ from torch.optim import Adam
 
 from flatlab.optim import AdamCM
 
-SIZES = {"122 tensors of 820": [(820,)] * 122, "24 of 41k": [(204, 204)] * 24, "50 of 200k": [(500, 400)] * 50}
+SIZES = {
+    "122 tensors of 820": [(820,)] * 122,
+    "24 of 41k": [(204, 204)] * 24,
+    "50 of 200k": [(500, 400)] * 50,
+    "5 of 2M": [(2000, 1000)] * 5,
+    "one of 10M": [(10_000, 1000)],
+}
 
 
 class Plain(Adam):
@@ -67,7 +73,7 @@ def test_adam_cm_against_adam(benchmark, case: str) -> None:
         "AdamCM, C = 20": lambda params: AdamCM(params, capacity=20),
         "plain AdamCM": Plain,
     }
-    found = timed(factories, SIZES[case], 12 if "200k" in case else 60)
+    found = timed(factories, SIZES[case], 60 if len(SIZES[case]) > 5 and "200k" not in case else 12)
     ours = found.pop("AdamCM")
     benchmark.pedantic(lambda: None, rounds=1)
     print(f"\nAdamCM, {case}: {1e3 * ours:.2f} ms, " + ", ".join(f"{ours / t:.2f} x {n}" for n, t in found.items()))
