@@ -61,6 +61,14 @@ class Node:
     def __post_init__(self) -> None:
         flat = tree_flatten((self.args, self.kwargs))[0]
         self.inputs = tuple(leaf.index for leaf in flat if isinstance(leaf, Ref))
+        self._beyond: dict[int, tuple[int, ...]] = {}
+
+    def beyond(self, slots: int) -> tuple[int, ...]:
+        """The nodes that arguments after the first `slots` refer to."""
+        if slots not in self._beyond:
+            leaves = tree_flatten((self.args[slots:], self.kwargs))[0]
+            self._beyond[slots] = tuple(leaf.index for leaf in leaves if isinstance(leaf, Ref))
+        return self._beyond[slots]
 
     def call(self, values: dict[int, Any]) -> Any:
         """The operator's value, given those of the nodes it refers to."""

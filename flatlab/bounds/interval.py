@@ -54,16 +54,15 @@ class Interval:
         if self._center is None:
             assert self._low is not None
             assert self._high is not None
-            self._center = (self._low + self._high) / 2
+            self._center = torch.lerp(self._low, self._high, 0.5)  # one pass over memory
         return self._center
 
     @property
     def radius(self) -> Tensor:
         """Half the width."""
         if self._radius is None:
-            assert self._low is not None
             assert self._high is not None
-            self._radius = (self._high - self._low) / 2
+            self._radius = self._high - self.center
         return self._radius
 
     @property

@@ -9,6 +9,7 @@ Only lower bounds are propagated backward: the upper bound of C f is minus the l
 positive and the negative part of A, whose shape is (S, *shape of the node): S rows for each sample.
 """
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -16,7 +17,6 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
 
 from flatlab.bounds import relax, weights
 from flatlab.bounds.errors import DomainError, UnsupportedOperator
@@ -101,9 +101,7 @@ class Rule:
 
     def check(self, site: Site) -> None:
         """Raise UnsupportedOperator where the rule does not hold: of options, or of arguments that are perturbed."""
-        args, kwargs = site.node.args, site.node.kwargs
-        leaves = tree_flatten((args[self.slots :], kwargs))[0]
-        if any(isinstance(leaf, Ref) and leaf.index in site.hot for leaf in leaves):
+        if any(index in site.hot for index in site.node.beyond(self.slots)):
             raise UnsupportedOperator(
                 f"{site.node} depends on what is perturbed by an argument that has no rule; only its first "
                 f"{self.slots} may"
@@ -163,8 +161,11 @@ class Affine(Rule):
     def interval(self, site: Site, x: Sequence[Interval]) -> Interval:
         if self.nonneg:
             ball = self._ball(site, x[0].ball) if len(x) == 1 and x[0].ball is not None else None
-            if x[0]._low is None and len(x) == 1 and self.shape:
-                return Interval(center=site.apply(x[0].center), radius=site.apply(x[0].radius), ball=ball)
+            if x[0]._low is None and len(x) == 1 and (self.shape or self._moves(site)):
+                center = site.apply(x[0].center)
+                if self.shape or center.shape == x[0].shape:
+                    radius = site.apply(x[0].radius) if self.shape else x[0].radius
+                    return Interval(center=center, radius=radius, ball=ball)
             low, high = site.apply(*(i.low for i in x)), site.apply(*(i.high for i in x))
             return Interval(low, high, ball=ball)
         return self._product(site, x)
@@ -176,8 +177,12 @@ class Affine(Rule):
             return None
         if self.once:
             return Ball(center, site.apply(ball.scale.expand_as(ball.center))[:1], ball.p)
-        moved = site.node.key == "add" and site.node.args[0] != site.node.args[1] and center.shape == ball.center.shape
-        return Ball(center, ball.scale, ball.p) if moved else None
+        return Ball(center, ball.scale, ball.p) if self._moves(site) and center.shape == ball.center.shape else None
+
+    @staticmethod
+    def _moves(site: Site) -> bool:
+        """Whether a constant is added, and no more; of the same shape, the radius stays what it is."""
+        return site.node.key == "add" and len(site.hot) == 1 and site.node.args[0] != site.node.args[1]
 
     def _product(self, site: Site, x: Sequence[Interval]) -> Interval:
         """J c -+ |J| r, with perturbed weights and balls where there are any."""
@@ -185,7 +190,7 @@ class Affine(Rule):
             center = site.node.call(site.values)
             radius = torch.zeros_like(center)
         else:
-            center, radius = site.apply(x[0].center), absolute(site, x[0].radius)
+            center, radius = site.apply(x[0].center), absolute(site, x[0].radius, SCRATCH)
         found = Interval(center=center, radius=radius)
         ball = x[0].ball if x else None
         if ball is not None:
@@ -236,15 +241,37 @@ def magnitude(x: Interval) -> Tensor:
     return torch.maximum(x.low.abs(), x.high.abs())
 
 
-def absolute(site: Site, radius: Tensor) -> Tensor:
-    """|J| r for a product with a constant."""
+class Scratch(threading.local):
+    """Memory for the absolute values of one weight after another, where no gradient will ask for them again.
+
+    Fresh memory of the size of a large weight costs more than the values: the system hands it out page by page.
+    """
+
+    def __init__(self) -> None:
+        self.held = torch.empty(0)
+
+    def abs(self, t: Any) -> Any:
+        """|t|, valid until the next call in this thread; with gradients, on a GPU or of a number simply |t|."""
+        if not isinstance(t, Tensor) or torch.is_grad_enabled() or t.device.type != "cpu":
+            return abs(t)
+        if self.held.dtype != t.dtype or self.held.numel() < t.numel():
+            self.held = t.new_empty(t.numel())
+        return torch.abs(t, out=self.held[: t.numel()].view(t.shape))
+
+
+SCRATCH = Scratch()
+
+
+def absolute(site: Site, radius: Tensor, scratch: Scratch | None = None) -> Tensor:
+    """|J| r for a product with a constant; `scratch` may hold |J|."""
     args = list(site.node.args)
     values = dict(site.values)
     for position, argument in enumerate(args[:2]):
         if not isinstance(argument, Ref):
             args[position] = abs(argument)
         elif argument.index not in site.hot:
-            values[argument.index] = abs(values[argument.index])
+            value = values[argument.index]
+            values[argument.index] = abs(value) if scratch is None else scratch.abs(value)
     if site.node.key in BIASED and len(args) > 2:
         args[2] = None
     values[site.hot[0]] = radius

@@ -116,7 +116,8 @@ def log_softmax_interval(l: Tensor, u: Tensor, dim: int) -> tuple[Tensor, Tensor
         top, best = other.max(dim, keepdim=True)
         top = top.detach()
         parts = (other - top).exp()
-        rest = (parts.sum(dim, keepdim=True) - parts).clamp(min=1).log()
+        others = parts.sum(dim, keepdim=True) - parts
+        rest = (others + (1 - others.detach()).clamp(min=0)).log()  # only rounding makes them less than 1, with a slope
         largest = torch.zeros_like(own, dtype=torch.bool).scatter_(dim, best, True)
         without = (other - top).masked_fill(largest, NEVER).logsumexp(dim, keepdim=True)
         return F.logsigmoid(own - top - torch.where(largest, without, rest))

@@ -22,6 +22,7 @@ from flatlab.bounds import (
     robust_ce,
     verified_error,
 )
+from flatlab.bounds.softmax import log_softmax_interval
 
 METHODS = ("ibp", "forward", "crown-ibp", "crown", "forward+backward", "alpha-crown")
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -180,6 +181,45 @@ def test_softmax_of_logits_far_apart_does_not_underflow() -> None:
         low, high = bound(lambda t: t.softmax(1), box.center, box, method)
         close(low, [[0.0, 0.0]])
         close(high, [[1.0, 1.0]])
+
+
+def test_log_softmax_of_points_has_the_gradient_of_log_softmax() -> None:
+    """Also where the others are as good as one of them alone, and rounding decides whether their sum exceeds it."""
+    x = torch.randn(200, 4, dtype=torch.float64)
+    x[:, 3] -= 60
+    x[:, :3] *= torch.tensor([1.0, 10.0]).repeat(100)[:, None]
+    x.requires_grad_()
+    weight = torch.randn(4, dtype=torch.float64)
+    wanted = torch.autograd.grad((x.log_softmax(1) @ weight).sum(), x)[0]
+    for end in log_softmax_interval(x, x, 1):
+        torch.testing.assert_close(torch.autograd.grad((end @ weight).sum(), x)[0], wanted)
+
+
+def test_intervals_are_the_same_with_and_without_gradients() -> None:
+    """Absolute weights share one piece of memory where no gradient needs them."""
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.Linear(48, 5), nn.ReLU(), nn.Linear(5, 40), Scaled(40))
+    x = torch.rand(2, 1, 6, 6)
+    program = Program(model, x)
+
+    def all_intervals() -> list[Tensor]:
+        found = Bounds(program, x, LpBall(x, 0.1))._intervals("ibp")
+        return [end.detach().clone() for box in found.values() for end in (box.low, box.high)]
+
+    with torch.no_grad():
+        without = all_intervals()
+    for a, b in zip(all_intervals(), without, strict=True):
+        assert torch.equal(a, b)
+
+
+class Scaled(nn.Module):
+    """Times a weight of each number."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight
 
 
 @every_method
