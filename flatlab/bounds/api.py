@@ -45,7 +45,7 @@ def compute_bounds(
     program = model if isinstance(model, Program) else Program(model, *inputs)
     bounds = Bounds(program, inputs, sets, relu=relu, memory_limit=memory_limit)
     if method == "ibp":
-        return bounds.ibp(c)
+        return bounds.ibp(c, keep=False)
     if method == "forward":
         return bounds.forward(c)
     if method == "alpha-crown":

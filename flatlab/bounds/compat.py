@@ -358,7 +358,7 @@ class BoundedModule(nn.Module):
         low: Tensor | None
         high: Tensor | None
         if how == "ibp":
-            low, high = bounds.ibp(C)
+            low, high = bounds.ibp(C, keep=False)
         elif how == "forward":
             low, high = bounds.forward(C)
         elif one and C is not None:  # half the work

@@ -12,7 +12,7 @@ Xu et al. 2020 (arXiv 2002.12920); CROWN: Zhang et al. 2018; CROWN-IBP: Zhang et
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +30,8 @@ from flatlab.bounds.sets import Box, LpBall
 from flatlab.bounds.specs import Dense, Identity, Margins, Rows
 from flatlab.bounds.weights import first_names
 
-CHUNK = 1 << 28
-"""Bytes of coefficients that one backward pass may hold before its rows are split."""
+CHUNK = {"cpu": 1 << 24, "cuda": 1 << 28}
+"""Bytes of coefficients that one backward pass may hold before its rows are split: on a CPU, what caches can use."""
 
 INTERMEDIATE = ("crown", "ibp", "forward")
 CONSTANT = ("clean", "sym_size", "zeros_like", "ones_like", "new_zeros", "new_ones")
@@ -102,22 +102,24 @@ class Bounds:
 
     # --- what is asked --------------------------------------------------------------------------------------------
 
-    def ibp(self, c: Tensor | Margins | None = None) -> tuple[Tensor, Tensor]:
+    def ibp(self, c: Tensor | Margins | None = None, *, keep: bool = True) -> tuple[Tensor, Tensor]:
         """Interval bounds of the output, or of C times it, for which C is merged into the last affine layers.
 
         Args:
             c: (B, S, K) or `Margins`; None for the output as it is.
+            keep: hold the intervals inside, which other methods and another C ask for; otherwise each is freed once it
+                has been used, where no gradient needs it.
 
         Returns:
             Lower and upper bounds, of the output's shape or (B, S).
         """
-        found = self._intervals("ibp")
+        found = self._intervals("ibp") if keep or torch.is_grad_enabled() else self._tail()
         if c is None:
             return self._checked(found[self.output].low, found[self.output].high)
         if any(site.weight is not None or site.bias is not None for site in self.sites.values()):
-            return self._both(self._run(self.output, self._spec(c), found, stop=True))
+            return self._both(self._run(self.output, self._spec(c, found), found, stop=True))
         spread: list[Any] = []  # all that is passed is affine, so that both ends differ by what is added up here
-        low = self._run(self.output, self._spec(c), found, stop=True, mirror=False, spread=spread).T
+        low = self._run(self.output, self._spec(c, found), found, stop=True, mirror=False, spread=spread).T
         return self._checked(low, low + (torch.cat(spread).T if spread else 0.0))
 
     def forward(self, c: Tensor | Margins | None = None) -> tuple[Tensor, Tensor]:
@@ -334,7 +336,25 @@ class Bounds:
             self._grow(kind, self._cache[key])
         return self._cache[key]
 
-    def _grow(self, kind: str, found: dict[int, Interval], alphas: Any = None) -> None:
+    def _tail(self) -> dict[int, Interval]:
+        """The intervals of the output and of what only affine operators separate from it."""
+        if ("ibp", False) in self._cache:
+            return self._cache["ibp", False]
+        kept, left = {self.output}, [self.output]
+        while left:
+            index = left.pop()
+            if index in self.sites and not self._relaxed(index):
+                kept.update(self.sites[index].hot)
+                left += self.sites[index].hot
+        found: dict[int, Interval] = {}
+        self._grow("ibp", found, kept=kept)
+        return found
+
+    def _grow(
+        self, kind: str, found: dict[int, Interval], alphas: Any = None, kept: Collection[int] | None = None
+    ) -> None:
+        """Find the intervals of all nodes in turn; if `kept` is given, hold others only until their last use."""
+        over = {} if kept is None else self._last_uses(kept)
         for key, region in self.sets.items():
             if isinstance(key, int):
                 found[self.program.inputs[key]] = region.interval()
@@ -354,6 +374,24 @@ class Bounds:
                     box = box.meet(alphas.base[index].low, alphas.base[index].high)
                 box = self._tighten(index, box, found, demanding[index], alphas)
             found[index] = box
+            for i in over.get(index, ()):
+                del found[i]
+
+    def _last_uses(self, kept: Collection[int]) -> dict[int, list[int]]:
+        """Node -> those nodes, apart from `kept`, whose intervals it is the last to use."""
+        last: dict[int, int] = {}
+        for index, site in self.sites.items():
+            hint = site.node.hint
+            last |= dict.fromkeys(site.hot if hint is None else (*site.hot, hint[1].index), index)
+        over: dict[int, list[int]] = {}
+        for i in last.keys() - set(kept):
+            over.setdefault(last[i], []).append(i)
+        return over
+
+    def _relaxed(self, index: int) -> bool:
+        """Whether linear bounds of a node depend on intervals: it is not affine in what is perturbed."""
+        site, rule = self.sites[index], self._rule(index)
+        return rule.kind in ("pointwise", "reduction") or (isinstance(rule, Bilinear) and rule.both(site))
 
     def _demanding(self) -> dict[int, bool]:
         """Nodes whose intervals the relaxations use -> whether only those of open sign matter."""
@@ -464,8 +502,8 @@ class Bounds:
 
     # --- backward -------------------------------------------------------------------------------------------------
 
-    def _spec(self, c: Tensor | Margins | None) -> Rows:
-        shape = self._intervals("ibp")[self.output].shape
+    def _spec(self, c: Tensor | Margins | None, found: Mapping[int, Interval] | None = None) -> Rows:
+        shape = (self._intervals("ibp") if found is None else found)[self.output].shape
         count = math.prod(shape) // self.batch
         if c is None:
             return Identity(torch.arange(count, device=self.inputs[0].device), count)
@@ -528,7 +566,7 @@ class Bounds:
                 f"one row of coefficients needs {row:,} bytes at node {self.program.nodes[largest]}, over the limit of "
                 f"{self.memory_limit:,}: bound a smaller batch, or raise memory_limit"
             )
-        most = max(1, (self.memory_limit or CHUNK) // row)
+        most = max(1, (self.memory_limit or CHUNK.get(self.inputs[0].device.type, 1 << 28)) // row)
         return most if self.chunk is None else min(most, self.chunk)
 
     def _backward(
@@ -564,8 +602,7 @@ class Bounds:
                     wide = wide if spread is None else wide - region.lower(-a) - low
                 continue
             site, rule = self.sites[index], self._rule(index)
-            relaxed = rule.kind in ("pointwise", "reduction") or (isinstance(rule, Bilinear) and rule.both(site))
-            if stop and relaxed:
+            if stop and self._relaxed(index):
                 pre, box = site.node.pre, found[index]
                 flat = samples_first(a, pre, self.batch)
                 c, r = (samples_first(t[None], pre, self.batch)[0] for t in (box.center, box.radius))

@@ -2,8 +2,11 @@
 
 import functools
 import math
+import weakref
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 
 from flatlab import models
 from flatlab.bounds import Bounds, Box, L0Ball, LpBall, Program, Synonyms, compute_bounds
+from flatlab.bounds.interval import Interval
 
 METHODS = ("ibp", "forward", "crown-ibp", "crown", "forward+backward", "alpha-crown")
 Shape = tuple[int, ...]
@@ -355,6 +359,41 @@ def test_chunks_of_rows_change_nothing(name: str, chunk: int) -> None:
         for ask in (Bounds.crown, Bounds.ibp, lambda b: b.alpha_crown(iters=2)):
             for one, other in zip(ask(whole), ask(parts), strict=True):
                 torch.testing.assert_close(one, other)
+
+
+@every_network
+@pytest.mark.parametrize("rows", [False, True], ids=["output", "rows"])
+def test_intervals_that_are_freed_have_served(name: str, rows: bool) -> None:
+    _, program, shape = network(name)
+    x = draw(shape)
+    kept, freed = (Bounds(program, x, LpBall(x, 0.1)) for _ in range(2))
+    with torch.no_grad():
+        size = kept.ibp()[0].numel() // len(x)
+        c = torch.randn(len(x), 3, size, dtype=x.dtype) if rows else None
+        for one, other in zip(kept.ibp(c), freed.ibp(c, keep=False), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_intervals_are_freed_after_their_last_use() -> None:
+    """A deep network needs no more of them at once than a shallow one."""
+    net = nn.Sequential(*[layer for _ in range(20) for layer in (nn.Linear(8, 8), nn.ReLU())])
+    x = torch.rand(2, 8)
+    bounds = Bounds(Program(net, x), x, LpBall(x, 0.1))
+    alive: list[Any] = []
+    most: list[int] = []
+    plain = Interval.__init__
+
+    def count(self: Interval, *args: Any, **options: Any) -> None:
+        plain(self, *args, **options)
+        alive.append(weakref.ref(self))
+        most.append(sum(ref() is not None for ref in alive))
+
+    for keep in (False, True):
+        alive.clear()
+        most.clear()
+        with mock.patch.object(Interval, "__init__", count), torch.no_grad():
+            bounds.ibp(keep=keep)
+        assert max(most) >= 40 if keep else max(most) <= 6
 
 
 @pytest.mark.parametrize("name", RELU)
