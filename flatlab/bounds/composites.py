@@ -150,7 +150,7 @@ def _div(emit: Emitter, x: Any, y: Any, **options: Any) -> Any:
     """x / y with a perturbed y: the product with its reciprocal."""
     if options or not isinstance(y, Ref) or not emit.moves(y):
         return NotImplemented
-    return emit.mul(emit.reciprocal(y), x)
+    return emit.mul(x, emit.reciprocal(y))
 
 
 @composite("add")
