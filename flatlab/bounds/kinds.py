@@ -9,7 +9,6 @@ Only lower bounds are propagated backward: the upper bound of C f is minus the l
 positive and the negative part of A, whose shape is (S, *shape of the node): S rows for each sample.
 """
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flatlab.bounds import relax, weights
+from flatlab.bounds.absolute import interval_linear, passing
 from flatlab.bounds.errors import DomainError, UnsupportedOperator
 from flatlab.bounds.graph import Node, Ref
 from flatlab.bounds.interval import Ball, Interval
@@ -189,8 +189,11 @@ class Affine(Rule):
         if not site.hot:  # only the weights are perturbed
             center = site.node.call(site.values)
             radius = torch.zeros_like(center)
+        elif site.node.key == "linear" and len(x) == 1 and site.hot == (site.node.args[0].index,):
+            bias = site.argument(2, "bias")
+            center, radius = interval_linear(x[0].center, x[0].radius, site.argument(1), bias)
         else:
-            center, radius = site.apply(x[0].center), absolute(site, x[0].radius, SCRATCH)
+            center, radius = site.apply(x[0].center), absolute(site, x[0].radius, passing)
         found = Interval(center=center, radius=radius)
         ball = x[0].ball if x else None
         if ball is not None:
@@ -241,37 +244,15 @@ def magnitude(x: Interval) -> Tensor:
     return torch.maximum(x.low.abs(), x.high.abs())
 
 
-class Scratch(threading.local):
-    """Memory for the absolute values of one weight after another, where no gradient will ask for them again.
-
-    Fresh memory of the size of a large weight costs more than the values: the system hands it out page by page.
-    """
-
-    def __init__(self) -> None:
-        self.held = torch.empty(0)
-
-    def abs(self, t: Any) -> Any:
-        """|t|, valid until the next call in this thread; with gradients, on a GPU or of a number simply |t|."""
-        if not isinstance(t, Tensor) or torch.is_grad_enabled() or t.device.type != "cpu":
-            return abs(t)
-        if self.held.dtype != t.dtype or self.held.numel() < t.numel():
-            self.held = t.new_empty(t.numel())
-        return torch.abs(t, out=self.held[: t.numel()].view(t.shape))
-
-
-SCRATCH = Scratch()
-
-
-def absolute(site: Site, radius: Tensor, scratch: Scratch | None = None) -> Tensor:
-    """|J| r for a product with a constant; `scratch` may hold |J|."""
+def absolute(site: Site, radius: Tensor, size: Callable[[Any], Any] = abs) -> Tensor:
+    """|J| r for a product with a constant, whose absolute value `size` is to find."""
     args = list(site.node.args)
     values = dict(site.values)
     for position, argument in enumerate(args[:2]):
         if not isinstance(argument, Ref):
-            args[position] = abs(argument)
+            args[position] = size(argument)
         elif argument.index not in site.hot:
-            value = values[argument.index]
-            values[argument.index] = abs(value) if scratch is None else scratch.abs(value)
+            values[argument.index] = size(values[argument.index])
     if site.node.key in BIASED and len(args) > 2:
         args[2] = None
     values[site.hot[0]] = radius

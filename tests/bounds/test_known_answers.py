@@ -22,6 +22,7 @@ from flatlab.bounds import (
     robust_ce,
     verified_error,
 )
+from flatlab.bounds.absolute import interval_linear
 from flatlab.bounds.softmax import log_softmax_interval
 
 METHODS = ("ibp", "forward", "crown-ibp", "crown", "forward+backward", "alpha-crown")
@@ -209,6 +210,18 @@ def test_intervals_are_the_same_with_and_without_gradients() -> None:
         without = all_intervals()
     for a, b in zip(all_intervals(), without, strict=True):
         assert torch.equal(a, b)
+
+
+def test_intervals_behind_a_linear_layer_have_first_and_second_derivatives() -> None:
+    double = lambda *shape: torch.randn(*shape, dtype=torch.float64, requires_grad=True)  # noqa: E731
+    arguments = double(2, 3, 4), double(2, 3, 4), double(5, 4), double(5)
+    assert torch.autograd.gradcheck(interval_linear, arguments)
+    assert torch.autograd.gradgradcheck(interval_linear, arguments)
+    assert torch.autograd.gradcheck(lambda c, r, w: interval_linear(c, r, w, None), arguments[:3])
+    low, weight = torch.rand(3, 4), torch.randn(5, 4)
+    center, radius = interval_linear(low, low / 2, weight, None)
+    torch.testing.assert_close(center, low @ weight.T)
+    torch.testing.assert_close(radius, low @ weight.abs().T / 2)
 
 
 class Scaled(nn.Module):
