@@ -7,6 +7,7 @@ directly spares a product with an identity matrix.
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from flatlab import checks
@@ -68,8 +69,8 @@ class Identity(Rows):
         return rows[:, None].expand(-1, batch, -1)
 
     def through(self, weight: Tensor, bias: Tensor | None, batch: int) -> tuple[Tensor, Tensor]:
-        rows = weight[self.index][:, None].expand(-1, batch, -1)
-        constant = rows.new_zeros(len(self)) if bias is None else bias[self.index]
+        rows = _rows(weight, self.index)[:, None].expand(-1, batch, -1)
+        constant = rows.new_zeros(len(self)) if bias is None else _rows(bias, self.index)
         return rows, constant[:, None].expand(-1, batch)
 
 
@@ -109,7 +110,13 @@ class Margins(Rows):
         return one[self.y][None] - one[self.others.T]
 
     def through(self, weight: Tensor, bias: Tensor | None, batch: int) -> tuple[Tensor, Tensor]:
-        rows = (weight[self.y][:, None] - weight[self.others]).transpose(0, 1)  # samples first in memory: quicker sums
+        own, others = _rows(weight, self.y)[:, None], _rows(weight, self.others)
+        rows = (own - others).transpose(0, 1)  # samples first in memory: quicker sums
         if bias is None:
             return rows, rows.new_zeros(rows.shape[:2])
-        return rows, bias[self.y][None] - bias[self.others.T]
+        return rows, _rows(bias, self.y)[None] - _rows(bias, self.others.T)
+
+
+def _rows(t: Tensor, index: Tensor) -> Tensor:
+    """t[index]. The gradient of indexing adds up in whatever order several threads arrive; this one's does not."""
+    return F.embedding(index, t) if t.ndim == 2 else F.embedding(index, t[:, None])[..., 0]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from flatlab import models
-from flatlab.bounds import Bounds, Box, L0Ball, LpBall, Program, Synonyms, compute_bounds
+from flatlab.bounds import Bounds, Box, L0Ball, LpBall, Program, Synonyms, compute_bounds, fused_ce, robust_ce
 from flatlab.bounds.interval import Interval
 
 METHODS = ("ibp", "forward", "crown-ibp", "crown", "forward+backward", "alpha-crown")
@@ -551,6 +551,22 @@ def test_bounds_without_gradients_leave_those_asked_for_later_whole() -> None:
         one, other = (torch.autograd.grad(ask(b)[0].sum(), weights, retain_graph=True) for b in (fresh, used))
         for a, b in zip(one, other, strict=True):
             torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("loss", [robust_ce, fused_ce, functools.partial(robust_ce, method="ibp")])
+def test_gradients_are_the_same_in_every_run(loss: Callable[..., Tensor]) -> None:
+    """Whatever order the threads of a sum over samples arrive in."""
+    net, x = models.build("mlp", (1, 8, 8), 10, options={"widths": (100,)}), draw((1, 8, 8), 64).float()
+    program, y = Program(net, x), torch.arange(64) % 10
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        values = [loss(Bounds(program, x, LpBall(x, 0.1)), y).mean() for _ in range(10)]
+        first, *others = [torch.autograd.grad(value, list(net.parameters())) for value in values]
+    finally:
+        torch.set_num_threads(threads)
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
 def test_a_radius_may_differ_from_channel_to_channel() -> None:
