@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 from hypothesis import given, settings
@@ -360,3 +361,18 @@ def test_importing_needs_neither_torch_nor_scipy():
     code = f"import sys, flatlab.stats, flatlab.claims; print(sorted({heavy} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_columns_are_paired_where_both_were_measured():
+    table = {"a": [1.0, 2.0, 4.0], "b": [0.0, 0.5, 1.0], "gap": [1.0, np.nan, 2.0]}
+    assert stats.paired_columns(table, "a", "b") == stats.paired_difference(table["a"], table["b"])
+    assert stats.paired_columns(table, "a", "absent") is None
+    assert stats.paired_columns(table, "gap", "a") is None
+
+
+@pytest.mark.parametrize("pick", [stats.largest, stats.smallest])
+def test_columns_are_judged_level_by_level(pick):
+    index = pd.MultiIndex.from_product([("easy", "hard"), (0, 1, 2)], names=["task", "seed"])
+    table = pd.DataFrame({"a": [1.0, 2.0, 3.0, 5.0, 7.0, 9.5], "b": 0.0}, index=index)
+    parts = [stats.paired_difference(table.loc[task, "a"], table.loc[task, "b"]) for task in ("easy", "hard")]
+    assert stats.paired_columns(table, "a", "b", by="task", pick=pick) == pick(parts)

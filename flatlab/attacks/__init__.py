@@ -11,7 +11,7 @@ eval mode and leave it there; `evaluate_robustness` switches the mode and restor
 from flatlab.attacks.ascent import SignAscent, ZeroGradientWarning
 from flatlab.attacks.evaluate import evaluate_robustness
 from flatlab.attacks.fgsm import fgsm
-from flatlab.attacks.foolbox import foolbox_attack
+from flatlab.attacks.foolbox import disagreement, foolbox_attack
 from flatlab.attacks.losses import cross_entropy, dlr, margin
 from flatlab.attacks.pgd import pgd
 from flatlab.attacks.report import AttackResult, MaskingFlag, RobustnessReport, masking_flags
@@ -28,6 +28,7 @@ __all__ = [
     "SignAscent",
     "ZeroGradientWarning",
     "cross_entropy",
+    "disagreement",
     "dlr",
     "dlr_targeted",
     "evaluate_robustness",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from flatlab import checks, modes
 from flatlab.attacks.arguments import batch, differentiable
+from flatlab.attacks.pgd import pgd
 
 if TYPE_CHECKING:
     import foolbox
@@ -66,6 +67,21 @@ def foolbox_attack(
         _require_agreement(model, wrapped, x, y)
         _, clipped, _ = ready(wrapped, x, y, epsilons=eps)
     return clipped.detach()
+
+
+def disagreement(model: nn.Module, x: Tensor, y: Tensor, eps: float, *, steps: int = 20, seed: int = 0) -> float:
+    """The share of inputs on which PGD of ours and of foolbox, from the same global seed, end in different classes.
+
+    Args:
+        model, x, y, eps: as in `foolbox_attack`.
+        steps: of both, each of length 2.5 eps / steps.
+        seed: of the global generator, which foolbox draws from.
+    """
+    torch.manual_seed(seed)
+    ours = pgd(model, x, y, eps, steps=steps)
+    torch.manual_seed(seed)
+    theirs = foolbox_attack("LinfPGD", model, x, y, eps, steps=steps)
+    return float((model(ours).argmax(1) != model(theirs).argmax(1)).double().mean())
 
 
 def _import_foolbox() -> Any:

@@ -6,6 +6,7 @@ iterates lie in the convex hull of the set, for which the bounds hold as well.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +66,18 @@ def violation(low: Tensor, high: Tensor, smallest: Tensor, largest: Tensor) -> f
     """How far the values leave the bounds, relative to 1 + their size; 0 or less if nowhere (rounding: about 1e-6)."""
     size = 1 + torch.maximum(smallest.abs(), largest.abs())
     return float(torch.maximum((low - smallest) / size, (largest - high) / size).max())
+
+
+def refute(
+    model: nn.Module, region: Box, found: Sequence[tuple[Tensor, Tensor]], **options: Any
+) -> tuple[float, tuple[Tensor, Tensor]]:
+    """Attack several bounds of the same outputs, the last of them the tightest: `audit`, with its options, on that one.
+
+    Returns:
+        The largest `violation` of any of them, and the attacked values.
+    """
+    attacked = audit(model, region, *found[-1], **options)
+    return max(violation(*ends, *attacked) for ends in found), attacked
 
 
 def every_set(x: Tensor, eps: float, *, generator: torch.Generator) -> dict[str, Box]:

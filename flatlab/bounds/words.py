@@ -128,6 +128,23 @@ def withstands(model: SentenceModel, variants: Tensor, owner: Tensor, y: Tensor)
     return torch.bincount(owner[wrong], minlength=len(y)) == 0
 
 
+def enumeration_gap(task: SynonymTask, budget: int, *, rows: int = 20, generator: torch.Generator) -> float:
+    """The largest difference of the bound of random linear functions over exchanges of words from their enumeration.
+
+    Args:
+        task: sentences; all of their exchanges are listed, so that few must do.
+        budget: how many words of each may be exchanged.
+        rows: number of functions.
+        generator: of their coefficients.
+    """
+    at = Synonyms(task.embed(task.codes), *task.candidates(task.codes), budget)
+    a = torch.randn(rows, *at.x.shape, generator=generator)
+    variants, owner = enumerate_substitutions(task.codes, task, budget)
+    values = torch.einsum("sntd,ntd->sn", a[:, owner], task.embed(variants))
+    least = torch.stack([values[:, owner == i].amin(1) for i in range(len(task))], dim=1)
+    return float((at.lower(a) - least).abs().max())
+
+
 @torch.no_grad()
 def word_report(model: SentenceModel, task: SynonymTask, budget: int, *, truth: bool = True) -> dict[str, float]:
     """Shares of sentences that are read rightly, proven, and indeed right whatever is exchanged.

@@ -25,13 +25,26 @@ from flatlab.defenses.label_smoothing import LabelSmoothing
 from flatlab.defenses.llr import Llr
 from flatlab.defenses.noise import Noise
 from flatlab.defenses.pgd_at import PgdAt
+from flatlab.defenses.probes import attacked_shift, gauge, pgd_accuracy, quantised, response
 from flatlab.defenses.profile import profile
 from flatlab.defenses.std import Std
 from flatlab.defenses.trades import Trades
 from flatlab.defenses.transforms import BitDepth, Jpeg
 from flatlab.defenses.weat import Weat
 
-__all__ = ["BitDepth", "Defense", "Jpeg", "available", "make", "profile"]
+__all__ = [
+    "BitDepth",
+    "Defense",
+    "Jpeg",
+    "attacked_shift",
+    "available",
+    "gauge",
+    "make",
+    "pgd_accuracy",
+    "profile",
+    "quantised",
+    "response",
+]
 
 _CLASSES: tuple[type[Defense], ...] = (
     Std,

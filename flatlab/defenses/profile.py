@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flatlab import attacks, flatness
+from flatlab.defenses.probes import attacked_shift
 
 
 def profile(
@@ -42,8 +43,7 @@ def profile(
         return torch.Generator(x.device).manual_seed(seed)
 
     report = attacks.evaluate_robustness(model, x, y, eps, suite=suite, seed=seed)
-    adversarial = attacks.pgd(model, x, y, eps, steps=20, generator=generator())
-    shift = flatness.relative_log_likelihood(model, adversarial, x).detach()
+    shift = attacked_shift(model, x, y, eps, seed=seed)
     row = {"clean": report.clean, "robust": report.robust, "pgd20": report.accuracies["PGD-20"]} | report.accuracies
     row |= {"flags": len(report.reasons), "shift": float(shift.abs().mean())}
     for name, measure in (("phi", flatness.likelihood_flatness), ("phi_m", flatness.margin_flatness)):

@@ -6,7 +6,14 @@ disagree with the numbers beside it. NaN and infinity are errors everywhere.
 """
 
 from flatlab.stats.bootstrap import bootstrap_interval
-from flatlab.stats.paired import equivalence, holm, paired_difference, paired_differences, proportion
+from flatlab.stats.paired import (
+    equivalence,
+    holm,
+    paired_columns,
+    paired_difference,
+    paired_differences,
+    proportion,
+)
 from flatlab.stats.ranks import spearman, trend
 from flatlab.stats.rules import (
     VERDICTS,
@@ -34,6 +41,7 @@ __all__ = [
     "holm",
     "largest",
     "less",
+    "paired_columns",
     "paired_difference",
     "paired_differences",
     "proportion",

@@ -5,15 +5,15 @@ Sources: Holm 1979 (step-down adjustment); Schuirmann 1987 (two one-sided tests)
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from flatlab.stats.bootstrap import bootstrap_interval
-from flatlab.stats.rules import Estimate, Rule, within
+from flatlab.stats.rules import Estimate, Rule, largest, within
 from flatlab.stats.tools import Alternative, Array, confidence, percent, reach_zero, t_interval, t_test, tail, vector
 
 
@@ -76,6 +76,26 @@ def paired_differences(
     tested = [name for name, estimate in single.items() if estimate.p is not None]
     adjusted = dict(zip(tested, holm([cast(float, single[name].p) for name in tested]), strict=True))
     return single | {name: replace(single[name], p=adjusted[name], kind=kind) for name in tested}
+
+
+def paired_columns(
+    table: Any, a: Hashable, b: Hashable, *, by: str | None = None, pick: Callable[[list[Estimate]], Estimate] = largest
+) -> Estimate | None:
+    """`paired_difference` of two columns of a table with one row a seed.
+
+    Args:
+        table: maps a name to a column (n,): a pandas frame, or a dict.
+        a, b: the columns.
+        by: a level of the frame's index; each of its values is judged by itself, and `pick` chooses among them.
+
+    Returns:
+        The estimate, or None if a column is absent or not all of its values are numbers, as where nothing was measured.
+    """
+    if a not in table or b not in table or any(np.isnan(np.asarray(table[name])).any() for name in (a, b)):
+        return None
+    if by is None:
+        return paired_difference(table[a], table[b])
+    return pick([paired_difference(part[a], part[b]) for _, part in table.groupby(by)])
 
 
 def equivalence(

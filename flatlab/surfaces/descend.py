@@ -40,6 +40,14 @@ class Descent:
         """Whether each start ended at a value <= `level`, (S,) bool; never for one that diverged."""
         return self.values <= level
 
+    def summary(self, surface: Surface, *, near: float = 0.05) -> dict[str, float]:
+        """Means over the starts: of the value, of whether it is within `near` of the optimum, of the top curvature."""
+        return {
+            "mean value": self.values.mean().item(),
+            "at the minimum": self.reached(surface.optimum + near).double().mean().item(),
+            "top curvature": surface.top_curvature(self.x).mean().item(),
+        }
+
 
 def descend(
     surface: Surface,

@@ -15,12 +15,12 @@ An objective is any callable `objective(model, x, y, step_fraction) -> loss`, th
 """
 
 from flatlab.train.augment import crop_flip
-from flatlab.train.callbacks import Callback, FirstBelow, Recorder, TrainingState
+from flatlab.train.callbacks import Callback, FirstBelow, Recorder, TrainingState, cancellation
 from flatlab.train.checkpoint import load_checkpoint, save_checkpoint
 from flatlab.train.device import operations, pick_device, seconds
-from flatlab.train.evaluate import Evaluation, accuracy, evaluate_loss
+from flatlab.train.evaluate import Evaluation, accuracy, distance, evaluate_loss
 from flatlab.train.loop import History, Recipe, TrainingDiverged, cross_entropy, fit, next_token
-from flatlab.train.online import Stream, fit_online, permuted_stream
+from flatlab.train.online import Stream, fit_online, fit_streams, permuted_stream
 from flatlab.train.schedules import schedule
 from flatlab.train.seeds import fit_seeds
 from flatlab.train.sweep import Sweep, Trial, sweep
@@ -38,12 +38,15 @@ __all__ = [
     "TrainingState",
     "Trial",
     "accuracy",
+    "cancellation",
     "crop_flip",
     "cross_entropy",
+    "distance",
     "evaluate_loss",
     "fit",
     "fit_online",
     "fit_seeds",
+    "fit_streams",
     "load_checkpoint",
     "next_token",
     "operations",

@@ -67,6 +67,13 @@ class Recorder:
         self.values.append(self.measure(state))
 
 
+def cancellation(state: TrainingState) -> dict[int, float]:
+    """How far the items of the optimizer's memory agree, of each network in training by its seed; NaN without one."""
+    stats: Callable[[], list[dict[str, Any]]] = getattr(state.optimizer, "memory_stats", lambda: [{}])
+    found = stats()[0].get("cancellation", float("nan"))
+    return dict(zip(state.seeds, found if isinstance(found, list) else [found] * len(state.seeds), strict=True))
+
+
 class FirstBelow:
     """Keeps each network as it was after the first epoch in which its loss came down to a level.
 

@@ -28,6 +28,12 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 1024) 
     return int(torch.stack(hits).sum()) / len(y)
 
 
+def distance(model: nn.Module, other: nn.Module) -> float:
+    """The Euclidean distance of the weights of two networks of one architecture, wherever they lie."""
+    pairs = zip(model.parameters(), other.parameters(), strict=True)
+    return float(sum((a - b.to(a.device)).detach().square().sum() for a, b in pairs)) ** 0.5
+
+
 def evaluate_loss(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 1024) -> Evaluation:
     """Mean cross-entropy and accuracy over all targets, in eval mode.
 

@@ -4,7 +4,7 @@ The stream here is a sequence of tasks: the same images with their pixels in ano
 the stream says how fast an optimizer adapts; accuracy on all tasks at its end says how much it has kept.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flatlab import checks
-from flatlab.models.stacked import Stacked
+from flatlab.models.stacked import Stacked, stack_models, unstack
 from flatlab.train import stacking
 from flatlab.train.batches import as_float
+from flatlab.train.evaluate import accuracy
 from flatlab.train.loop import Labelled
 
 
@@ -36,6 +37,11 @@ class Stream:
     def seen_by(self, task: int, x: Tensor) -> Tensor:
         """Images (N, C, H, W) as they look in one task."""
         return x.flatten(2)[:, :, self.orders[task].to(x.device)].view_as(x)
+
+    def kept(self, model: nn.Module, x: Tensor, y: Tensor) -> float:
+        """The mean accuracy over all tasks on images x (N, C, H, W) with labels y (N,)."""
+        hits = [accuracy(model, self.seen_by(task, x), y) for task in range(len(self.orders))]
+        return sum(hits) / len(hits)
 
 
 def permuted_stream(images: Labelled, tasks: int, *, seed: int) -> Stream:
@@ -93,6 +99,35 @@ def fit_online(
     hits = [_step(model, stepper, xs.flatten(0, 1), ys.flatten(), count) for xs, ys in batches]
     model.eval()
     return torch.cat(hits, dim=1)
+
+
+def fit_streams(
+    build: Callable[[int], nn.Module],
+    images: Labelled,
+    tasks: int,
+    optimizer: Callable[..., torch.optim.Optimizer],
+    *,
+    lr: float,
+    seeds: Sequence[int],
+    device: torch.device | str = "cpu",
+) -> tuple[list[float], list[tuple[Stream, nn.Module]]]:
+    """`fit_online` of one network a seed, side by side, each along a `permuted_stream` of its own.
+
+    Args:
+        build: makes the untrained network of a seed.
+        images, tasks: as in `permuted_stream`.
+        optimizer, lr: as in `Recipe`.
+        seeds: of the networks and of their streams.
+        device: where to train.
+
+    Returns:
+        The accuracy along each stream, and each stream with the network at its end.
+    """
+    streams, networks = [permuted_stream(images, tasks, seed=s) for s in seeds], [build(s) for s in seeds]
+    stacked = stack_models(networks).to(device)
+    x, y = (torch.stack([getattr(s, part) for s in streams]).to(device) for part in ("x", "y"))
+    hits = fit_online(stacked, x, y, optimizer, lr=lr).double().mean(1).tolist()
+    return hits, list(zip(streams, unstack(stacked, networks[0]), strict=True))
 
 
 def _step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, count: int) -> Tensor:

@@ -108,3 +108,16 @@ def test_importing_attacks_needs_torch_and_numpy_alone():
         "import flatlab.attacks"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_disagreement_is_the_share_of_other_predictions(monkeypatch):
+    torch.manual_seed(0)
+    net, x, y = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), torch.rand(20, 1, 8, 8), torch.arange(20) % 10
+    assert attacks.disagreement(net, x, y, 0.1, steps=5) == 0
+    moved = (torch.arange(20) < 5).view(-1, 1, 1, 1)
+    theirs = lambda *_, **__: torch.where(moved, 1 - x, x)  # noqa: E731
+    monkeypatch.setattr("flatlab.attacks.foolbox.pgd", lambda *_, **__: x)
+    monkeypatch.setattr("flatlab.attacks.foolbox.foolbox_attack", theirs)
+    share = (net(x).argmax(1) != net(torch.where(moved, 1 - x, x)).argmax(1)).double().mean()
+    assert attacks.disagreement(net, x, y, 0.1) == share
+    assert share > 0

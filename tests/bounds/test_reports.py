@@ -1,5 +1,7 @@
 """The summaries that a study asks for: each agrees with what it is made of, and proofs agree with the truth."""
 
+from unittest import mock
+
 import pytest
 import torch
 from torch import nn
@@ -81,3 +83,52 @@ def test_operations_of_a_product_and_of_its_gradient_are_counted() -> None:
     w, x = torch.randn(4, 5, requires_grad=True), torch.randn(6, 5)
     assert train.operations(lambda: x @ w.T) == 2 * 6 * 5 * 4
     assert train.operations(lambda: torch.autograd.grad((x @ w.T).sum(), w)) == 2 * 2 * 6 * 5 * 4
+
+
+def test_a_ball_report_agrees_with_what_it_is_made_of() -> None:
+    x, y = data.load_images("digits", "test", limit=40).float()
+    net = models.build("mlp", (1, 8, 8), 10, options={"widths": (16,)}).eval()
+    y[:30] = net(x[:30]).argmax(1)
+    program, at = bounds.Program(net, x[:2]), (x + 0.004 * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
+    found = bounds.ball_report(program, x, y, 0.004, attacked=at)
+    proven = {m: bounds.verified_in_ball(program, x, y, 0.004, method=m) for m in ("ibp", "crown-ibp")}
+    for method, flags in proven.items():
+        assert found[f"verified {method}"] == pytest.approx(1 - flags.double().mean().item())
+    assert 0 < found["verified"] <= min(found["verified ibp"], found["verified crown-ibp"]) < 1
+    assert found["clean"] == pytest.approx((net(x).argmax(1) != y).double().mean().item())
+    assert found["attacked"] == pytest.approx((net(at).argmax(1) != y).double().mean().item())
+    assert max(found["clean"], found["attacked"]) <= found["verified"]
+    assert found["contradictions"] == 0
+
+
+def test_a_proof_that_an_attack_breaks_is_counted() -> None:
+    net = models.build("mlp", (1, 8, 8), 10, options={"widths": (16,)}).eval()
+    x, program = torch.rand(5, 1, 8, 8), bounds.Program(net, torch.rand(2, 1, 8, 8))
+    with mock.patch("flatlab.bounds.report.verified_in_ball", return_value=torch.ones(5, dtype=torch.bool)):
+        found = bounds.ball_report(program, x, (net(x).argmax(1) + 1) % 10, 0.1, attacked=x)
+    assert found["contradictions"] == 5
+
+
+def test_a_refutation_is_the_worst_of_all_bounds() -> None:
+    net = models.build("mlp", (1, 1, 2), 3, options={"widths": (8,)}).eval()
+    region = bounds.LpBall(torch.rand(4, 1, 1, 2, generator=torch.Generator().manual_seed(0)), 0.2)
+    low, high = bounds.compute_bounds(net, region.center, region)
+    false = net(region.center).detach()
+    options = {"steps": 5, "starts": 1}
+    worst, (smallest, largest) = bounds.refute(net, region, [(false, false), (low, high)], **options)
+    assert worst == bounds.violation(false, false, smallest, largest) > 0
+    assert bounds.refute(net, region, [(low, high)], **options)[0] <= 1e-6
+
+
+def test_the_cost_of_a_step_counts_rows() -> None:
+    x, y = torch.rand(2, 1, 8, 8), torch.tensor([0, 1])
+    found = {}
+    for classes in (10, 100):
+        net = models.build("mlp", (1, 8, 8), classes, options={"widths": (16, 16)})
+        for kind in bounds.STEP_KINDS:
+            seconds, found[kind, classes] = bounds.step_cost(kind, net, x, y, 0.01, repeats=2)
+            assert seconds > 0
+    assert found["natural", 10] < found["IBP", 10] < found["fused", 10] < found["plain", 10]
+    assert found["plain", 100] / found["plain", 10] > 3 * found["fused", 100] / found["fused", 10]
+    with pytest.raises(ValueError, match="kind"):
+        bounds.step_cost("cheap", net, x, y, 0.01)

@@ -1,13 +1,14 @@
 """Exchanged words: the set's exact concretization, bounds against enumeration, and certified training."""
 
 from itertools import pairwise
+from unittest import mock
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flatlab import models
+from flatlab import bounds, models
 from flatlab.bounds import (
     Bounds,
     EpsSchedule,
@@ -214,3 +215,10 @@ def test_bad_arguments(task):
     stacked = models.stack_models([models.mlp((4,), 2)] * 2)
     with pytest.raises(ValueError, match="sequential"):
         SynonymTraining(task.synonyms)(stacked, task.codes, task.y)
+
+
+def test_the_gap_to_enumeration_is_rounding_and_shows_a_wrong_bound() -> None:
+    task, g = synonym_task(3, seed=0, length=4), torch.Generator()
+    assert bounds.enumeration_gap(task, 2, generator=g.manual_seed(0)) < 1e-5
+    with mock.patch.object(bounds.Synonyms, "lower", lambda self, a: (a * self.x).flatten(2).sum(2)):
+        assert bounds.enumeration_gap(task, 2, generator=g.manual_seed(0)) > 0.1

@@ -193,3 +193,12 @@ def test_errors_name_the_value_and_the_bound(change, error, message):
     arguments = {"starts": torch.zeros(3, 2), "optimizer": torch.optim.SGD, "steps": 1, "lr": 0.1} | change
     with pytest.raises(error, match=message):
         descend(surfaces.levy(), **arguments)
+
+
+def test_a_summary_is_of_the_end():
+    surface = surfaces.levy()
+    run = surfaces.descend(surface, starts(surface), torch.optim.Adam, steps=100, lr=0.3)
+    found = run.summary(surface)
+    assert found["mean value"] == pytest.approx(float(surface(run.x).mean()))
+    assert found["at the minimum"] == float((run.values <= surface.optimum + 0.05).double().mean())
+    assert found["top curvature"] == pytest.approx(float(surface.top_curvature(run.x).mean()))

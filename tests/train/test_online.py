@@ -92,3 +92,37 @@ def test_label_noise() -> None:
     assert torch.equal(data.noisy_labels(DIGITS, 0.0, seed=0).y, DIGITS.y)
     with pytest.raises(ValueError, match=r"fraction must lie in \[0, 1\], got 1.5"):
         data.noisy_labels(DIGITS, 1.5, seed=0)
+
+
+def test_streams_side_by_side_are_streams_alone() -> None:
+    options = {"lr": 0.1, "seeds": (3, 4)}
+    hits, pairs = train.fit_streams(network, DIGITS, 2, torch.optim.SGD, **options)
+    for seed, hit, (stream, net) in zip((3, 4), hits, pairs, strict=True):
+        alone = train.permuted_stream(DIGITS, 2, seed=seed)
+        assert torch.equal(stream.x, alone.x)
+        other = network(seed)
+        right = train.fit_online(other, alone.x[None], alone.y[None], torch.optim.SGD, lr=0.1)
+        assert hit == pytest.approx(float(right.double().mean()))
+        assert train.distance(net, other) < 1e-4
+        x, y = DIGITS.float()
+        each = [train.accuracy(net, stream.seen_by(task, x), y) for task in range(2)]
+        assert stream.kept(net, x, y) == pytest.approx(sum(each) / 2)
+
+
+def test_a_distance_is_that_of_all_weights() -> None:
+    a, b = network(0), network(1)
+    flat = [torch.cat([p.flatten() for p in net.parameters()]) for net in (a, b)]
+    assert train.distance(a, b) == pytest.approx(float((flat[0] - flat[1]).norm()), rel=1e-5)
+    assert train.distance(a, a) == 0
+
+
+@pytest.mark.parametrize("strategy", ["stacked", "sequential"])
+def test_the_agreement_of_a_memory_is_kept_by_seed(strategy: str) -> None:
+    for optimizer, has in ((AdamCM, True), (torch.optim.Adam, False)):
+        watch = train.Recorder(train.cancellation)
+        recipe = train.Recipe(epochs=2, batch_size=30, lr=1e-3, optimizer=optimizer)
+        options = {"seeds": (0, 1), "strategy": strategy, "callbacks": [watch]}
+        train.fit_seeds(network, DIGITS, train.cross_entropy, recipe, **options)
+        found = [value for values in watch.values for value in values.values()]
+        assert {seed for values in watch.values for seed in values} == {0, 1}
+        assert all(0 < value <= 1 if has else value != value for value in found)
