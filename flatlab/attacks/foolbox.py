@@ -5,6 +5,7 @@ default), its bounds, and a model left in train mode. foolbox calls `.backward()
 every parameter; parameters are frozen during the attack, and given back as they were.
 """
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -72,16 +73,21 @@ def foolbox_attack(
 def disagreement(model: nn.Module, x: Tensor, y: Tensor, eps: float, *, steps: int = 20, seed: int = 0) -> float:
     """The share of inputs on which PGD of ours and of foolbox, from the same global seed, end in different classes.
 
+    Both run in float64, on a copy of the model. In float32 the loss of a confident network underflows; the signs of its
+    gradient are then rounding noise, which differs between two ways to write the same loss, and between processors.
+
     Args:
         model, x, y, eps: as in `foolbox_attack`.
         steps: of both, each of length 2.5 eps / steps.
         seed: of the global generator, which foolbox draws from.
     """
+    model, x = copy.deepcopy(model).double(), x.double()
     torch.manual_seed(seed)
     ours = pgd(model, x, y, eps, steps=steps)
     torch.manual_seed(seed)
     theirs = foolbox_attack("LinfPGD", model, x, y, eps, steps=steps)
-    return float((model(ours).argmax(1) != model(theirs).argmax(1)).double().mean())
+    with torch.no_grad():
+        return float((model(ours).argmax(1) != model(theirs).argmax(1)).double().mean())
 
 
 def _import_foolbox() -> Any:

@@ -1,7 +1,5 @@
 """Time of certified bounds against a forward pass, against bounds without their short cuts, and without loss fusion."""
 
-import statistics
-import time
 from collections.abc import Callable
 from unittest import mock
 
@@ -21,17 +19,6 @@ NETWORKS = {
 }
 
 
-def timed(cases: dict[str, Callable[[], object]], rounds: int = 5) -> dict[str, float]:
-    """Median seconds of each, taken in turns so that all see the same machine."""
-    times: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(rounds + 1):
-        for name, case in cases.items():
-            start = time.perf_counter()
-            case()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(found[1:]) for name, found in times.items()}
-
-
 def prepared(name: str) -> tuple[nn.Module, torch.Tensor, bounds.LpBall, bounds.Program]:
     model, shape, options, eps = NETWORKS[name]
     net, x = models.build(model, shape, 10, options=options).eval(), torch.rand(4, *shape)
@@ -40,10 +27,10 @@ def prepared(name: str) -> tuple[nn.Module, torch.Tensor, bounds.LpBall, bounds.
 
 @pytest.mark.benchmark(group="bounds")
 @pytest.mark.parametrize("name", NETWORKS)
-def test_intervals_against_a_forward_pass(benchmark, name: str) -> None:
+def test_intervals_against_a_forward_pass(benchmark, stopwatch, name: str) -> None:
     net, x, region, program = prepared(name)
     with torch.no_grad():
-        found = timed(
+        found = stopwatch(
             {
                 "forward": lambda: net(x),
                 "IBP": lambda: bounds.Bounds(program, x, region).ibp(keep=False),
@@ -57,7 +44,7 @@ def test_intervals_against_a_forward_pass(benchmark, name: str) -> None:
 
 @pytest.mark.benchmark(group="bounds")
 @pytest.mark.parametrize("name", ["MLP", "transformer", "LSTM"])
-def test_crown_against_crown_without_short_cuts(benchmark, name: str) -> None:
+def test_crown_against_crown_without_short_cuts(benchmark, stopwatch, name: str) -> None:
     _, x, _, program = prepared(name)
 
     def plain() -> None:
@@ -69,14 +56,14 @@ def test_crown_against_crown_without_short_cuts(benchmark, name: str) -> None:
 
     with torch.no_grad():
         cases = {"ours": lambda: bounds.Bounds(program, x[:1], region_of(x[:1])).crown(), "plain": plain}
-        found = timed(cases, rounds=2)
+        found = stopwatch(cases, rounds=2)
     benchmark.pedantic(lambda: None, rounds=1)
     print(f"\nCROWN, {name}: {1e3 * found['ours']:.1f} ms, {found['ours'] / found['plain']:.2f} x without short cuts")
 
 
 @pytest.mark.benchmark(group="bounds")
 @pytest.mark.parametrize("classes", [10, 100, 1000])
-def test_fused_training_against_plain(benchmark, classes: int) -> None:
+def test_fused_training_against_plain(benchmark, stopwatch, classes: int) -> None:
     options = {"widths": (16, 32), "kernel": 3, "strides": (2, 2), "hidden": 256}
     net, x = models.build("small_cnn", (3, 32, 32), classes, options=options), torch.rand(4, 3, 32, 32)
     program, y, region = bounds.Program(net, x), torch.arange(4), bounds.LpBall(x, 1 / 255, clip=(0, 1))
@@ -89,15 +76,15 @@ def test_fused_training_against_plain(benchmark, classes: int) -> None:
         "plain": lambda b: bounds.robust_ce(b, y),
         "IBP": lambda b: bounds.robust_ce(b, y, method="ibp"),
     }
-    found = timed({name: lambda loss=loss: step(loss) for name, loss in losses.items()}, rounds=3)
+    found = stopwatch({name: lambda loss=loss: step(loss) for name, loss in losses.items()}, rounds=3)
     benchmark.pedantic(lambda: None, rounds=1)
     fused, plain, ibp = (found[name] for name in losses)
     print(f"\nK = {classes}: fused {1e3 * fused:.1f} ms, {fused / plain:.2f} x plain, {fused / ibp:.1f} x IBP")
 
 
 @pytest.mark.benchmark(group="bounds")
-def test_capturing(benchmark) -> None:
+def test_capturing(benchmark, stopwatch) -> None:
     net, x, _, _ = prepared("CNN-7, width 16")
-    found = timed({"capture": lambda: bounds.Program(net, x), "forward": lambda: net(x)}, rounds=3)
+    found = stopwatch({"capture": lambda: bounds.Program(net, x), "forward": lambda: net(x)}, rounds=3)
     benchmark.pedantic(lambda: None, rounds=1)
     print(f"\ncapturing CNN-7 again: {found['capture']:.2f} s")

@@ -4,7 +4,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -28,18 +27,6 @@ def cnn() -> tuple[nn.Module, tuple[int, ...]]:
     return nn.Sequential(*layers, nn.Linear(16 * 49, 100), nn.ReLU(), nn.Linear(100, 10)), (1, 28, 28)
 
 
-def ratio_of_times(own: Callable[[], object], naive: Callable[[], object], repeats: int = 5) -> float:
-    """The median over interleaved repeats of CPU time of `own` by CPU time of `naive`."""
-
-    def seconds(call: Callable[[], object]) -> float:
-        start = time.process_time()
-        call()
-        return time.process_time() - start
-
-    own(), naive()
-    return statistics.median(seconds(own) / seconds(naive) for _ in range(repeats))
-
-
 @torch.no_grad()
 def double_loop(model: nn.Module, x: Tensor) -> Tensor:
     """Phi as one would write it down: over directions, over radii."""
@@ -56,7 +43,7 @@ def double_loop(model: nn.Module, x: Tensor) -> Tensor:
 @pytest.mark.benchmark(group="likelihood flatness")
 @pytest.mark.parametrize("samples", [20, 100, 1000])
 @pytest.mark.parametrize("net", [mlp, cnn])
-def test_likelihood_flatness_against_a_double_loop(benchmark, net, samples: int) -> None:
+def test_likelihood_flatness_against_a_double_loop(benchmark, stopwatch, net, samples: int) -> None:
     torch.manual_seed(0)
     model, shape = net()
     x = torch.rand(samples, *shape)
@@ -64,16 +51,17 @@ def test_likelihood_flatness_against_a_double_loop(benchmark, net, samples: int)
     def own() -> flatness.FlatnessResult:
         return flatness.likelihood_flatness(model, x, EPS, generator=torch.Generator().manual_seed(0))
 
-    ratio = ratio_of_times(own, lambda: double_loop(model, x))
+    seconds = stopwatch({"own": own, "loop": lambda: double_loop(model, x)}, clock=time.process_time)
+    ratio = seconds["own"] / max(seconds["loop"], 1e-9)
     print(f"\nlikelihood_flatness / double loop, {net.__name__}, {samples} samples: {ratio:.2f}")
     benchmark.extra_info["ratio"] = ratio
     result = benchmark.pedantic(own, rounds=1)
     assert result.mean == pytest.approx(double_loop(model, x).mean().item(), rel=0.3)
-    assert ratio < 4
+    assert ratio < 4 or not stopwatch.measuring
 
 
 @pytest.mark.benchmark(group="likelihood plane")
-def test_planes_against_a_loop_over_images(benchmark) -> None:
+def test_planes_against_a_loop_over_images(benchmark, stopwatch) -> None:
     torch.manual_seed(0)
     model, shape = mlp()
     x, d1, d2 = torch.rand(20, *shape), *(flatness.rademacher(torch.zeros(20, *shape)) for _ in range(2))
@@ -87,11 +75,12 @@ def test_planes_against_a_loop_over_images(benchmark) -> None:
         rows = [torch.stack([model(x + a * d1 + b * d2).logsumexp(1) for b in grid], 1) for a in grid]
         return torch.stack(rows, 1)
 
-    ratio = ratio_of_times(own, naive)
+    seconds = stopwatch({"own": own, "naive": naive}, clock=time.process_time)
+    ratio = seconds["own"] / max(seconds["naive"], 1e-9)
     print(f"\nlikelihood_plane / loop over the grid, 20 images: {ratio:.2f}")
     benchmark.extra_info["ratio"] = ratio
     torch.testing.assert_close(benchmark.pedantic(own, rounds=1).values, naive(), atol=1e-4, rtol=0)
-    assert ratio < 4
+    assert ratio < 4 or not stopwatch.measuring
 
 
 @pytest.mark.benchmark(group="top eigenvalues")
@@ -124,16 +113,16 @@ def test_lanczos_against_power_iteration(benchmark) -> None:
 
 
 @pytest.mark.benchmark(group="import")
-def test_import_costs_little_more_than_torch(benchmark) -> None:
+def test_import_costs_little_more_than_torch(benchmark, stopwatch) -> None:
     # Both in one process, one after the other: what the package adds to torch, whatever else the machine does.
     code = (
         "from time import process_time as now; a = now(); import torch; b = now(); import flatlab.flatness; c = now();"
         "print((c - a) / (b - a))"
     )
-    run = [sys.executable, "-c", code]
-    ratios = [float(subprocess.run(run, capture_output=True, check=True, text=True).stdout) for _ in range(5)]
+    run, rounds = [sys.executable, "-c", code], 5 if stopwatch.measuring else 1
+    ratios = [float(subprocess.run(run, capture_output=True, check=True, text=True).stdout) for _ in range(rounds)]
     ratio = statistics.median(ratios)
     print(f"\nimport flatlab.flatness / import torch: {ratio:.3f}")
     benchmark.extra_info["ratio"] = ratio
     benchmark.pedantic(lambda: None, rounds=1)
-    assert ratio < 1.25
+    assert ratio < 1.25 or not stopwatch.measuring

@@ -1,9 +1,5 @@
 """Time of a step of AdamCM against torch's Adam, and against a plain per-tensor version of itself."""
 
-import statistics
-import time
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import nn
@@ -46,26 +42,16 @@ class Plain(Adam):
             p.addcdiv_(u, d, value=-group["lr"] / (1 - 0.9 ** s["t"]))
 
 
-def timed(factories: dict[str, Callable], shapes: list, rounds: int) -> dict[str, float]:
-    """Median seconds of a step of each, taken in turns so that all see the same machine."""
-    optimizers = {}
-    for name, factory in factories.items():
-        params = [nn.Parameter(torch.randn(shape)) for shape in shapes]
-        for p in params:
-            p.grad = torch.randn_like(p)
-        optimizers[name] = factory(params)
-    times: dict[str, list[float]] = {name: [] for name in factories}
-    for _ in range(rounds + 6):
-        for name, optimizer in optimizers.items():
-            start = time.perf_counter()
-            optimizer.step()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(found[6:]) for name, found in times.items()}
+def parameters(shapes: list) -> list[nn.Parameter]:
+    params = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    for p in params:
+        p.grad = torch.randn_like(p)
+    return params
 
 
 @pytest.mark.benchmark(group="optimizer step")
 @pytest.mark.parametrize("case", SIZES)
-def test_adam_cm_against_adam(benchmark, case: str) -> None:
+def test_adam_cm_against_adam(benchmark, stopwatch, case: str) -> None:
     factories = {
         "for-loop Adam": lambda params: Adam(params, foreach=False),
         "foreach Adam": lambda params: Adam(params, foreach=True),
@@ -73,7 +59,8 @@ def test_adam_cm_against_adam(benchmark, case: str) -> None:
         "AdamCM, C = 20": lambda params: AdamCM(params, capacity=20),
         "plain AdamCM": Plain,
     }
-    found = timed(factories, SIZES[case], 60 if len(SIZES[case]) > 5 and "200k" not in case else 12)
+    steps = {name: factory(parameters(SIZES[case])).step for name, factory in factories.items()}
+    found = stopwatch(steps, 60 if len(SIZES[case]) > 5 and "200k" not in case else 12, warm=6)
     ours = found.pop("AdamCM")
     benchmark.pedantic(lambda: None, rounds=1)
     print(f"\nAdamCM, {case}: {1e3 * ours:.2f} ms, " + ", ".join(f"{ours / t:.2f} x {n}" for n, t in found.items()))
