@@ -183,23 +183,26 @@ QUICK = CertifiedBounds(
             "digits",
             0.1,
             0.1,
-            "small_cnn",
+            "mlp",
             Recipe(epochs=15, batch_size=64, lr=1e-2, schedule="onecycle", grad_clip=8.0),
-            CNN,
+            {"widths": (64, 32)},
             test_limit=200,
             curve=(0.0, 0.05, 0.1, 0.15),
         ),
     ),
     examples=2,
-    audit_steps=10,
-    alpha_steps=10,
-    repeats=3,
+    audit_steps=5,
+    alpha_steps=5,
+    classes=(10, 100),
+    repeats=1,
+    flat=tuple(way for way in FLAT if way.name != "certified 0.05"),
     flat_recipe=Recipe(
-        epochs=200, batch_size=100, lr=1.0, optimizer=torch.optim.SGD, schedule="onecycle", grad_clip=1.0
+        epochs=150, batch_size=100, lr=1.0, optimizer=torch.optim.SGD, schedule="onecycle", grad_clip=1.0
     ),
-    words=300,
-    word_epochs={"natural": 10, "ibp": 20, "crown-ibp": 10},
-    word_tests=50,
+    words=200,
+    word_epochs={"natural": 20, "ibp": 20, "crown-ibp": 10},
+    word_tests=30,
+    budgets=(2,),
 )
 """Stored in the notebook."""
 
