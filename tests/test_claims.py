@@ -62,6 +62,7 @@ def test_json_is_the_same_for_other_numbers_with_the_same_verdicts():
         "family": "",
         "rule": "high < 0",
         "verdict": "supported",
+        "fragile": False,
     }
     assert not any(isinstance(value, float) for claim in one[MIME]["claims"] for value in claim.values())
 
@@ -310,3 +311,27 @@ def test_tables_written_before_there_were_settings_are_read():
 def test_settings_that_json_cannot_hold_are_refused(settings):
     with pytest.raises(ValueError, match="01_demo: settings must be plain JSON values by name"):
         table(settings=settings)
+
+
+HAIR = Estimate(-0.42, -0.85, -0.01, 5, 0.04, "paired t, 95 %", (-1.2, -0.7, -0.1, 0.2))
+
+
+def test_a_fragile_verdict_is_marked_wherever_it_is_shown(tmp_path):
+    tab, firm = table("cpu", verdicts=(HAIR, None)), table("cpu")
+    assert repr(tab).splitlines()[0].endswith("flattens (fragile)")
+    assert tab._repr_html_().count("fragile") == 1
+    assert "fragile" not in firm._repr_html_() + repr(firm)
+    record([tab], "cpu", tmp_path)
+    assert "✓ supported, fragile<br>" in markdown_table(recorded(tmp_path))
+    (claim,) = [c for c in load_recorded("01_demo", tmp_path)["cpu"]["claims"] if c["id"] == "C1"]
+    assert claim["fragile"] is True
+    assert claim["estimate"]["without"] == [-1.2, -0.7, -0.1, 0.2]
+    (read,) = from_notebook(notebook(tab))
+    assert read.claims == tab.claims
+
+
+def test_a_mark_that_does_not_follow_is_refused():
+    content = table(verdicts=(HAIR, None)).to_dict()
+    content["claims"][0]["fragile"] = False
+    with pytest.raises(ValueError, match="C1: the mark fragile=False does not follow"):
+        ClaimTable.from_dict(content)

@@ -376,3 +376,96 @@ def test_columns_are_judged_level_by_level(pick):
     table = pd.DataFrame({"a": [1.0, 2.0, 3.0, 5.0, 7.0, 9.5], "b": 0.0}, index=index)
     parts = [stats.paired_difference(table.loc[task, "a"], table.loc[task, "b"]) for task in ("easy", "hard")]
     assert stats.paired_columns(table, "a", "b", by="task", pick=pick) == pick(parts)
+
+
+# --- verdicts that hang by a hair -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "without", "expected"),
+    [
+        (0.3, 1.3, (0.1, 0.5, 1.2, 1.5), False),
+        (0.3, 1.3, (0.0, 0.5, 1.2, 1.5), True),  # without one unit the interval would reach 0
+        (0.05, 1.05, None, True),  # a tenth of the width away from 0, and less
+        (0.15, 1.15, None, False),
+        (-0.5, 0.5, (-0.9, -0.2, 0.2, 0.9), False),  # inconclusive, whoever is left out
+        (-0.5, 0.5, (-0.9, 0.1, 0.2, 0.9), True),
+        (-0.5, 0.5, (-0.9, -0.2, -0.1, 0.9), True),
+        (-1.3, -0.3, (-1.6, -1.2, -0.4, -0.2), False),
+        (-1.3, -0.3, (-1.6, -1.2, -0.4, 0.1), True),
+    ],
+)
+def test_fragile_by_hand(low, high, without, expected):
+    assert stats.fragile(Estimate((low + high) / 2, low, high, 5, without=without), greater(0)) is expected
+    mirrored = None if without is None else tuple(-end for end in reversed(without))
+    assert stats.fragile(Estimate(-(low + high) / 2, -high, -low, 5, without=mirrored), less(0)) is expected
+
+
+def test_fragile_at_the_ends():
+    assert not stats.fragile(None, greater(0))
+    assert not stats.fragile(Estimate(1.0, None, None, 1), greater(0))
+    assert not stats.fragile(stats.exact(0.0, n=2), within(0, 0))
+    assert not stats.fragile(Estimate(0.0, -0.5, 0.5, 5), within(-1, 1))
+    assert stats.fragile(Estimate(0.0, -0.95, 0.95, 5), within(-1, 1))
+    assert stats.fragile(stats.paired_difference([5.0, 5.1], [0, 0]), greater(0))  # one pair has no interval
+    assert not stats.fragile(stats.paired_difference([5.0, -5.1], [0, 0]), greater(0))
+
+
+def test_one_unit_that_decides_is_found():
+    steady, lucky = [1.0, 1.1, 0.9, 1.05, 0.95], [3.0, 3.1, 2.9, 3.05, 0.1]
+    assert not stats.fragile(stats.paired_difference(steady, [0] * 5), greater(0.5))
+    found = stats.paired_difference(lucky, [0] * 5)
+    assert verdict(found, greater(2.7)) == "inconclusive"
+    assert verdict(stats.paired_difference(lucky[:4], [0] * 4), greater(2.7)) == "supported"
+    assert stats.fragile(found, greater(2.7))
+
+
+RNG = np.random.default_rng(3)
+PAIRS, BLOCKS = RNG.normal(size=(2, 6)), RNG.normal(size=(6, 4))
+
+
+@pytest.mark.parametrize(
+    ("name", "rest"),
+    {
+        "t": lambda keep: stats.paired_difference(*PAIRS[:, keep]),
+        "bootstrap": lambda keep: stats.paired_difference(*PAIRS[:, keep], method="bootstrap"),
+        "page": lambda keep: stats.trend(BLOCKS[keep]),
+        "spearman": lambda keep: stats.spearman(*PAIRS[:, keep], resamples=500),
+        "family": lambda keep: stats.paired_differences({"a": PAIRS[:, keep], "b": BLOCKS.T[:2, keep]})["b"],
+    }.items(),
+)
+def test_without_is_what_leaving_each_out_gives(name, rest):
+    every = np.arange(6)
+    parts = [rest(np.delete(every, i)) for i in every]
+    lows, highs = [part.low for part in parts], [part.high for part in parts]
+    assert rest(every).without == pytest.approx((min(lows), max(lows), min(highs), max(highs)), abs=1e-12)
+
+
+def test_without_of_shares():
+    one, other = stats.proportion(2, 9), stats.proportion(3, 9)
+    assert stats.proportion(3, 10).without == (one.low, other.low, one.high, other.high)
+    none = stats.proportion(0, 9)
+    assert stats.proportion(0, 10).without == (none.low, none.low, none.high, none.high)
+    assert stats.proportion(1, 1).without is None
+
+
+@few
+@given(st.lists(st.tuples(samples, samples), min_size=1, max_size=4))
+def test_without_of_the_smallest_covers_each_unit_left_out(pairs):
+    n = min(len(values) for pair in pairs for values in pair)
+    pairs = [tuple(np.array(values[:n]) for values in pair) for pair in pairs]
+    for pick, sign in ((stats.smallest, 1), (stats.largest, -1)):
+        found = pick([stats.paired_difference(*pair) for pair in pairs]).without
+        assert (found is None) == (n < 3)
+        for i in range(n if found else 0):
+            part = pick([stats.paired_difference(*(np.delete(values, i) for values in pair)) for pair in pairs])
+            assert found[0] - 1e-9 <= part.low <= found[1] + 1e-9, sign
+            assert found[2] - 1e-9 <= part.high <= found[3] + 1e-9, sign
+
+
+def test_without_is_checked():
+    with pytest.raises(ValueError, match="least and largest"):
+        Estimate(0.0, -1.0, 1.0, 5, without=(0.0, -1.0, 1.0, 2.0))
+    with pytest.raises(ValueError, match="least and largest"):
+        Estimate(0.0, -1.0, 1.0, 5, without=(0.0, 1.0))
+    assert Estimate(0.0, -1.0, 1.0, 5, without=[-1, -1, 1, 1]).without == (-1.0, -1.0, 1.0, 1.0)

@@ -38,6 +38,8 @@ class Row(Protocol):
     def note(self) -> str: ...
     @property
     def verdict(self) -> Verdict: ...
+    @property
+    def fragile(self) -> bool: ...
 
 
 def html_table(
@@ -58,7 +60,7 @@ def html_table(
     cell = 'style="text-align: left; vertical-align: top"'  # Jupyter aligns right and reads no style sheet of ours
     rows = []
     for claim in claims:
-        values = [claim_text(claim), *number_cells(claim), verdict_text(claim.verdict)]
+        values = [claim_text(claim), *number_cells(claim), verdict_text(claim.verdict, claim.fragile)]
         values += [_recorded(recorded.get(claim.id), str(claim.rule)) for recorded in others.values()]
         rows.append("".join(f"<td {cell}>{value}</td>" for value in values))
     head = "".join(f'<th scope="col" {cell}>{escape(name)}</th>' for name in heads)
@@ -88,9 +90,10 @@ def number_cells(claim: Row) -> list[str]:
     return [theirs, number(estimate.value) + unit, interval(estimate) + below, str(estimate.n), rule]
 
 
-def verdict_text(verdict: Verdict) -> str:
-    """A verdict by symbol, word and colour, as HTML."""
-    return f'<b style="color: {_COLOURS[verdict]}; white-space: nowrap">{SYMBOLS[verdict]} {verdict}</b>'
+def verdict_text(verdict: Verdict, fragile: bool = False) -> str:
+    """A verdict by symbol, word and colour, and the mark of one that hangs by a hair, as HTML."""
+    word = f'<b style="color: {_COLOURS[verdict]}; white-space: nowrap">{SYMBOLS[verdict]} {verdict}</b>'
+    return word + ("<br><small>fragile</small>" if fragile else "")
 
 
 def markdown_table(recorded: Mapping[str, Mapping[str, Any]]) -> str:
@@ -151,14 +154,15 @@ def _recorded(claim: Mapping[str, Any] | None, rule: str) -> str:
     if claim is None:
         return "–"
     other = "" if claim["rule"] == rule else f"<br><small>by another rule: {escape(claim['rule'])}</small>"
-    known = claim["verdict"] in SYMBOLS
-    return (verdict_text(claim["verdict"]) if known else escape(str(claim["verdict"]))) + other
+    known, mark = claim["verdict"] in SYMBOLS, bool(claim.get("fragile"))
+    return (verdict_text(claim["verdict"], mark) if known else escape(str(claim["verdict"]))) + other
 
 
 def _markdown_verdict(claim: Mapping[str, Any] | None) -> str:
     if claim is None:
         return ""
     words = f"{SYMBOLS.get(claim['verdict'], '')} {_markdown(claim['verdict'])}".strip()
+    words += ", fragile" if claim.get("fragile") else ""
     if not claim.get("estimate"):
         return words
     estimate = Estimate(**claim["estimate"])

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flatlab.claims import records, render
-from flatlab.stats import VERDICTS, Estimate, Rule, Verdict, verdict
+from flatlab.stats import VERDICTS, Estimate, Rule, Verdict, fragile, verdict
 
 MIME = "application/vnd.flatlab.claims+json"
 _PACKAGES = ("flatlab", "torch", "numpy", "scipy", "pandas", "scikit-learn", "foolbox")
-_STABLE = ("id", "statement", "source", "where", "family", "rule", "verdict")
+_STABLE = ("id", "statement", "source", "where", "family", "rule", "verdict", "fragile")
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,11 @@ class Claim:
         """What the rule says about the estimate."""
         return verdict(self.estimate, self.rule)
 
+    @property
+    def fragile(self) -> bool:
+        """Whether one unit, or the last digits of another processor, would make it another verdict."""
+        return fragile(self.estimate, self.rule)
+
     def measured(self, estimate: Estimate | None) -> "Claim":
         """The same claim with what a run measured; None if the run could not measure it."""
         return replace(self, estimate=estimate)
@@ -74,12 +79,13 @@ class Claim:
         fields = {name: getattr(self, name) for name in ("id", "statement", "source", "where", "family")}
         numbers = {name: getattr(self, name) for name in ("paper_value", "unit", "note")}
         estimate = asdict(self.estimate) if self.estimate else None
-        return fields | {"rule": str(self.rule), "verdict": self.verdict, "estimate": estimate} | numbers
+        judged = {"rule": str(self.rule), "verdict": self.verdict, "fragile": self.fragile}
+        return fields | judged | {"estimate": estimate} | numbers
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Claim":
-        """Inverse of `to_dict`; ValueError if the verdict written there does not follow from the numbers."""
-        values = {name: value for name, value in fields.items() if name != "verdict"}
+        """Inverse of `to_dict`; ValueError if the verdict or mark written there does not follow from the numbers."""
+        values = {name: value for name, value in fields.items() if name not in ("verdict", "fragile")}
         estimate = values["estimate"]
         values |= {"rule": Rule.parse(values["rule"]), "estimate": Estimate(**estimate) if estimate else None}
         claim = cls(**values)
@@ -87,6 +93,11 @@ class Claim:
             raise ValueError(
                 f"{claim.id}: the verdict {fields['verdict']!r} does not follow from the numbers, which say "
                 f"{claim.verdict!r}; run the notebook again"
+            )
+        if fields.get("fragile", claim.fragile) != claim.fragile:
+            raise ValueError(
+                f"{claim.id}: the mark fragile={fields['fragile']} does not follow from the numbers, which say "
+                f"{claim.fragile}; run the notebook again"
             )
         return claim
 
@@ -133,6 +144,7 @@ class ClaimTable:
         width = max(len(claim.id) for claim in self.claims)
         return "\n".join(
             f"{claim.id:<{width}}  {render.SYMBOLS[claim.verdict]} {claim.verdict:<12}  {claim.statement}"
+            + (" (fragile)" if claim.fragile else "")
             for claim in self.claims
         )
 

@@ -13,8 +13,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from flatlab.stats.bootstrap import bootstrap_interval
-from flatlab.stats.rules import Estimate, Rule, largest, within
-from flatlab.stats.tools import Alternative, Array, confidence, percent, reach_zero, t_interval, t_test, tail, vector
+from flatlab.stats.rules import Estimate, Rule, largest, left_out, within
+from flatlab.stats.tools import (
+    Alternative,
+    Array,
+    confidence,
+    percent,
+    reach_zero,
+    t_interval,
+    t_intervals_without,
+    t_test,
+    tail,
+    vector,
+)
 
 
 def paired_difference(
@@ -43,13 +54,13 @@ def paired_difference(
         return Estimate(mean, None, None, 1, kind="one pair, no interval")
     if method == "t":
         low, high = t_interval(difference, level)
-        return Estimate(mean, low, high, n, t_test(difference, 0.0, alternative), kind)
+        p = t_test(difference, 0.0, alternative)
+        return Estimate(mean, low, high, n, p, kind, t_intervals_without(difference, level))
     if method != "bootstrap":
         raise ValueError(f"unknown method {method!r}: choose t or bootstrap")
-    interval = bootstrap_interval(difference, np.mean, level=level, seed=seed)
-    both = _sign_flip(difference, "two-sided", seed)
-    low, high = reach_zero(cast(float, interval.low), cast(float, interval.high), both, level)
-    return Estimate(mean, low, high, n, _sign_flip(difference, alternative, seed), kind)
+    whole = _bootstrap(difference, level, seed)
+    rest = left_out([_bootstrap(np.delete(difference, i), level, seed) for i in range(n)])
+    return replace(whole, p=_sign_flip(difference, alternative, seed), kind=kind, without=rest)
 
 
 def paired_differences(
@@ -119,6 +130,12 @@ def proportion(successes: int, n: int, *, level: float = 0.95) -> Estimate:
     """A share of independent trials with Wilson's interval."""
     if not 0 <= successes <= n or n < 1:
         raise ValueError(f"need 0 <= successes <= n and n >= 1, got {successes} of {n}")
+    whole = _wilson(successes, n, level)
+    fewer = [_wilson(hits, n - 1, level) for hits in (successes - 1, successes) if 0 <= hits <= n - 1 and n > 1]
+    return replace(whole, without=left_out(fewer))
+
+
+def _wilson(successes: int, n: int, level: float) -> Estimate:
     from scipy.stats import norm
 
     z = float(norm.ppf((1 + confidence(level)) / 2))
@@ -137,6 +154,15 @@ def holm(p: ArrayLike) -> list[float]:
     adjusted = np.empty_like(raw)
     adjusted[order] = np.minimum(np.maximum.accumulate(raw[order] * np.arange(raw.size, 0, -1)), 1.0)
     return adjusted.tolist()
+
+
+def _bootstrap(values: Array, level: float, seed: int) -> Estimate:
+    """Of the mean, reaching 0 where the sign-flip test does not reject."""
+    found = bootstrap_interval(values, np.mean, level=level, seed=seed)
+    if found.low is None or found.high is None:
+        return found
+    low, high = reach_zero(found.low, found.high, _sign_flip(values, "two-sided", seed), level)
+    return replace(found, low=low, high=high)
 
 
 def _sign_flip(values: Array, alternative: Alternative, seed: int) -> float:

@@ -2,13 +2,14 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from flatlab.stats.bootstrap import bootstrap_interval
-from flatlab.stats.rules import Estimate
+from flatlab.stats.rules import Estimate, left_out
 from flatlab.stats.tools import Alternative, Array, confidence, percent, reach_zero, side, t_interval, tail, vector
 
 
@@ -27,6 +28,20 @@ def spearman(
     n = 8 and drawn above. A bootstrap of few points is too short (perfect order gives no width at all), so that the
     interval is widened to reach 0 wherever the two-sided permutation test does not reject at `level`.
     """
+    whole = _spearman(x, y, level, alternative, resamples, seed)
+    if whole.n == 3:
+        return whole
+    first, second = vector("x", x), vector("y", y)
+    rest = [(np.delete(first, i), np.delete(second, i)) for i in range(whole.n)]
+    if any(np.ptp(part) == 0 for pair in rest for part in pair):
+        return whole
+    few = max(resamples // 5, 500)  # the ends of n intervals need no finer a resolution, and n times the time
+    return replace(whole, without=left_out([_spearman(*pair, level, alternative, few, seed) for pair in rest]))
+
+
+def _spearman(
+    x: ArrayLike, y: ArrayLike, level: float, alternative: Alternative, resamples: int, seed: int
+) -> Estimate:
     first, second = vector("x", x), vector("y", y)
     if first.shape != second.shape or first.size < 3:
         raise ValueError(f"x and y need the same length of at least 3, got {first.size} and {second.size}")
@@ -67,7 +82,10 @@ def trend(
     As in `spearman`, the interval reaches 0 wherever the two-sided test does not reject at `level`.
     """
     if method == "page":
-        return _page(np.asarray(responses, dtype=float), level, alternative)
+        blocks = np.asarray(responses, dtype=float)
+        whole = _page(blocks, level, alternative)
+        rest = [_page(np.delete(blocks, i, axis=0), level, alternative) for i in range(whole.n) if whole.n > 2]
+        return replace(whole, without=left_out(rest))
     if method != "jonckheere":
         raise ValueError(f"unknown method {method!r}: choose page or jonckheere")
     groups = [vector("responses", group) for group in cast(Sequence[ArrayLike], responses)]

@@ -16,6 +16,9 @@ from flatlab.stats.tools import finite
 Verdict = Literal["supported", "contradicted", "inconclusive", "not run"]
 VERDICTS: tuple[Verdict, ...] = ("supported", "contradicted", "inconclusive", "not run")
 
+LAST_DIGITS = 0.1
+"""By how much of an interval's width an estimate may move from one processor to another."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -27,6 +30,8 @@ class Estimate:
         n: independent repetitions: seeds, methods or trials, never samples that share a model.
         p: p-value of the test that belongs to the interval, adjusted within its family where there is one.
         kind: how the interval was made, as a reader should see it: "paired t, 95 %".
+        without: the intervals without one unit, each left out in turn, by four numbers: the least and the largest of
+            their low ends, the least and the largest of their high ends. None if that was not asked or leaves too few.
     """
 
     value: float
@@ -35,6 +40,7 @@ class Estimate:
     n: int
     p: float | None = None
     kind: str = ""
+    without: tuple[float, float, float, float] | None = None
 
     def __post_init__(self) -> None:
         for name in ("value", "low", "high", "p"):
@@ -50,6 +56,11 @@ class Estimate:
         if self.p is not None and not 0 <= self.p <= 1:
             raise ValueError(f"p must lie in [0, 1], got {self.p:g}")
         object.__setattr__(self, "n", int(self.n))
+        if self.without is not None:
+            ends = tuple(finite("without", end) for end in self.without)
+            if len(ends) != 4 or ends[0] > ends[1] or ends[2] > ends[3]:
+                raise ValueError(f"without must be least and largest low, least and largest high end, got {ends}")
+            object.__setattr__(self, "without", ends)
 
 
 @dataclass(frozen=True)
@@ -120,6 +131,30 @@ def verdict(estimate: Estimate | None, rule: Rule) -> Verdict:
     return "supported" if holds else "contradicted" if fails else "inconclusive"
 
 
+def fragile(estimate: Estimate | None, rule: Rule) -> bool:
+    """Whether the verdict hangs by a hair.
+
+    It does if it would be another one without one of the units, or with the interval moved either way by `LAST_DIGITS`
+    of its width, as another processor's rounding may move it. An interval of two units hangs on both of them.
+    """
+    if estimate is None or estimate.low is None or estimate.high is None or estimate.kind == "exact":
+        return False
+    own, shift = verdict(estimate, rule), LAST_DIGITS * (estimate.high - estimate.low)
+    if estimate.without is None and estimate.n == 2 and own != "inconclusive":
+        return True
+    others = [(estimate.low + d, estimate.high + d) for d in (-shift, shift)]
+    lows, highs = (estimate.without[:2], estimate.without[2:]) if estimate.without else ((), ())
+    others += [(low, high) for low in lows for high in highs if low <= high]
+    return any(verdict(replace(estimate, low=low, high=high), rule) != own for low, high in others)
+
+
+def left_out(intervals: Sequence[Estimate]) -> tuple[float, float, float, float] | None:
+    """`Estimate.without` from the estimates without one unit, each left out in turn; None if one has no interval."""
+    lows = [e.low for e in intervals if e.low is not None]
+    highs = [e.high for e in intervals if e.high is not None]
+    return (min(lows), max(lows), min(highs), max(highs)) if len(lows) == len(intervals) > 0 else None
+
+
 def exact(value: float, *, n: int = 1) -> Estimate:
     """A number without sampling error (an identity, a count of violations in `n` trials): the interval is the point."""
     return Estimate(value, value, value, n, kind="exact")
@@ -136,6 +171,8 @@ def smallest(estimates: Sequence[Estimate]) -> Estimate:
     lows, highs = [e.low for e in estimates], [e.high for e in estimates]
     known = None not in lows
     ps = [e.p for e in estimates if e.p is not None]
+    ends = [e.without for e in estimates if e.without is not None]
+    least = [min(column) for column in zip(*ends, strict=True)]
     return Estimate(
         min(e.value for e in estimates),
         min(low for low in lows if low is not None) if known else None,
@@ -143,6 +180,7 @@ def smallest(estimates: Sequence[Estimate]) -> Estimate:
         min(e.n for e in estimates),
         max(ps) if len(ps) == len(estimates) else None,
         f"smallest of {len(estimates)}, {estimates[0].kind}",
+        (least[0], least[1], least[2], least[3]) if len(ends) == len(estimates) else None,
     )
 
 
@@ -153,7 +191,9 @@ def largest(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def _negative(e: Estimate) -> Estimate:
-    return Estimate(-e.value, None if e.high is None else -e.high, None if e.low is None else -e.low, e.n, e.p, e.kind)
+    ends = None if e.without is None else (-e.without[3], -e.without[2], -e.without[1], -e.without[0])
+    low, high = (None if end is None else -end for end in (e.high, e.low))
+    return Estimate(-e.value, low, high, e.n, e.p, e.kind, ends)
 
 
 def _plain(number: float) -> str:

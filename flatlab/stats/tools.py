@@ -63,6 +63,21 @@ def t_interval(values: Array, level: float) -> tuple[float, float]:
     return float(values.mean() - half), float(values.mean() + half)
 
 
+def t_intervals_without(values: Array, level: float) -> tuple[float, float, float, float] | None:
+    """Student's intervals without one of the values, each left out in turn: the least and the largest of their low
+    ends, the least and the largest of their high ends. None for two values, which leave one."""
+    from scipy.stats import t
+
+    n = values.size
+    if n < 3:
+        return None
+    means = (values.sum() - values) / (n - 1)
+    variances = [np.delete(values, i).var(ddof=1) for i in range(n)]
+    half = float(t.ppf((1 + confidence(level)) / 2, n - 2)) * np.sqrt(variances) / math.sqrt(n - 1)
+    low, high = means - half, means + half
+    return float(low.min()), float(low.max()), float(high.min()), float(high.max())
+
+
 def t_test(values: Array, null: float, alternative: Alternative) -> float:
     """p of Student's one-sample test; 0, 1/2 or 1 in the limit where the values are all equal."""
     from scipy.stats import t

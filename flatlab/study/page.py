@@ -146,8 +146,9 @@ def _row(claim: Claim) -> str:
         words = [part for part in (estimate.kind, p_value(estimate.p)) if part and part != "exact"]
         drawn = f'{interval_svg(estimate, claim.rule, css)}<span class="number">{interval(estimate)}</span>'
         drawn += f'<span class="small">{", ".join(f"<span>{escape(part)}</span>" for part in words)}</span>'
+    mark = '<span class="small">fragile</span>' if claim.fragile else ""
     cells = (
-        ("verdict", f'<span class="verdict {css}">{SYMBOLS[claim.verdict]} {claim.verdict}</span>'),
+        ("verdict", f'<span class="verdict {css}">{SYMBOLS[claim.verdict]} {claim.verdict}</span>{mark}'),
         ("ours", f'<span class="number">{ours}</span>'),
         ("interval", f"<div>{drawn}</div>"),
         ("n", f'<span class="number">{n}</span>'),

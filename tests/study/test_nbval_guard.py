@@ -26,6 +26,7 @@ ClaimTable(
     [
         Claim("C1", "a exceeds b", greater(0), paired_difference([1 + e for e in noise], [0] * 5)),
         Claim("C2", "an identity", within(0, 1e-9), exact(0.0), source="ours"),
+        Claim("C3", "hangs by a hair", greater(0.99), paired_difference([1.04, 1.06, 1.05], [0] * 3)),
     ],
     paper="00_demo", preset="quick", seeds=range(5),
 )
@@ -66,15 +67,22 @@ def executed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def compared(executed):
-    """pytest --nbval-lax on that notebook and on a copy in which one stored verdict is flipped, in one process."""
-    notebook = nbformat.read(executed, as_version=4)
-    bundle = notebook.cells[2].outputs[0].data
-    assert bundle[MIME]["claims"][0]["verdict"] == "supported"
-    bundle[MIME]["claims"][0]["verdict"] = "contradicted"
-    nbformat.write(notebook, executed.with_name("flipped.ipynb"))
-    options = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600", "-rA", "--color=no"]
-    command = [sys.executable, "-m", "pytest", *options, "-p", "no:cacheprovider", "demo.ipynb", "flipped.ipynb"]
-    result = subprocess.run(command, cwd=executed.parent, capture_output=True, text=True, timeout=300, check=False)
+    """pytest --nbval-lax on that notebook and on copies with one stored verdict changed, in one process."""
+    for name, claim, verdict in (
+        ("flipped", 0, "contradicted"),
+        ("firm", 0, "inconclusive"),
+        ("hair", 2, "inconclusive"),
+        ("leap", 2, "contradicted"),
+    ):
+        notebook = nbformat.read(executed, as_version=4)
+        stored = notebook.cells[2].outputs[0].data[MIME]["claims"][claim]
+        assert (stored["verdict"], stored["fragile"]) == ("supported", claim == 2)
+        stored["verdict"] = verdict
+        nbformat.write(notebook, executed.with_name(f"{name}.ipynb"))
+    options = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=1800", "-rA", "--color=no"]
+    files = sorted(path.name for path in executed.parent.glob("*.ipynb"))
+    command = [sys.executable, "-m", "pytest", *options, "-p", "no:cacheprovider", *files]
+    result = subprocess.run(command, cwd=executed.parent, capture_output=True, text=True, check=False)
     return result.stdout
 
 
@@ -85,11 +93,47 @@ def test_a_repetition_with_other_numbers_passes(compared):
 
 
 @pytest.mark.slow
-def test_a_flipped_verdict_fails_and_is_named(compared):
-    assert "PASSED flipped.ipynb::Cell 0" in compared
-    assert "FAILED flipped.ipynb::Cell 1" in compared
-    assert "C1: verdict was 'contradicted', is now 'supported'" in compared
-    assert "1 failed, 3 passed" in compared
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("flipped", "C1: verdict was 'contradicted', is now 'supported'"),
+        ("firm", "C1: verdict was 'inconclusive', is now 'supported'"),
+        ("leap", "C3: verdict was 'contradicted', is now 'supported'"),
+    ],
+)
+def test_a_changed_verdict_fails_and_is_named(compared, name, said):
+    assert f"PASSED {name}.ipynb::Cell 0" in compared
+    assert f"FAILED {name}.ipynb::Cell 1" in compared
+    assert said in compared
+    assert "3 failed, 7 passed" in compared
+
+
+@pytest.mark.slow
+def test_one_step_of_a_fragile_verdict_passes_and_is_named(compared):
+    assert "PASSED hair.ipynb::Cell 1" in compared
+    assert "C3 is fragile: its verdict was 'inconclusive', and is 'supported' here" in compared
+
+
+@pytest.mark.parametrize("before", ["supported", "inconclusive", "contradicted", "not run"])
+@pytest.mark.parametrize("after", ["supported", "inconclusive", "contradicted", "not run"])
+@pytest.mark.parametrize("marks", [(False, False), (True, False), (False, True), (True, True)])
+def test_which_changes_are_settled(before, after, marks):
+    def claims(verdict, mark):
+        return {"claims": [{"id": "C1", "rule": "low > 0", "verdict": verdict, "fragile": mark}]}
+
+    stored, now = claims(before, marks[0]), claims(after, marks[1])
+    said = hooks().settle(stored, now)
+    step = {before, after} in ({"supported", "inconclusive"}, {"inconclusive", "contradicted"})
+    assert (now == stored) == (before == after or (any(marks) and step))
+    assert len(said) == (any(marks) and step)
+
+
+def test_other_changes_are_never_settled():
+    stored = {"claims": [{"id": "C1", "rule": "low > 0", "verdict": "supported", "fragile": True}]}
+    for change in ({"rule": "low > 1"}, {"id": "C2"}):
+        now = {"claims": [stored["claims"][0] | {"verdict": "inconclusive"} | change]}
+        hooks().settle(stored, now)
+        assert now != stored
 
 
 def hooks():
