@@ -8,10 +8,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install study report notebooks record test test-lab bench lab lint format clean
+.PHONY: help install study report notebooks record test test-fast test-lab bench lab lint format clean
 
 help: ## show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  variables: PRESET=quick|cpu|gpu|full (now $(PRESET))  WORKERS=$(WORKERS)  SEEDS=$(SEEDS)  PYTHON=$(PYTHON)"
 
 $(STAMP): pyproject.toml requirements.lock
@@ -40,7 +40,12 @@ test: $(STAMP) ## lint, types, unit tests, laws, and the notebooks through nbval
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
-	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 --override-ini testpaths= notebooks
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=3600 \
+	  --nbval-kernel-startup-timeout=600 --override-ini testpaths= notebooks
+
+test-fast: lint ## lint, types, and the unit tests of the rooms that changed
+	tests=$$($(BIN)/python tests/changed.py) && if [ -n "$$tests" ]; then \
+	  $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow and not lab" $$tests; fi
 
 test-lab: $(STAMP) ## open the notebooks in JupyterLab in a real browser (needs chromium)
 	$(BIN)/python -m pytest -m lab tests/lab

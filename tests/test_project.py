@@ -1,6 +1,7 @@
 """The project's own files: directions of imports, the two lists of dependencies, and how light an import is."""
 
 import ast
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -152,3 +153,34 @@ def test_readme_shows_the_recorded_claims(tmp_path):
     recorded = claims.recorded(ROOT / "notebooks" / "results")
     assert "cpu" in recorded
     assert not claims.update_readme(readme, recorded), "run make record"
+
+
+def test_changed_rooms_lead_to_their_tests(tmp_path):
+    spec = importlib.util.spec_from_file_location("changed", ROOT / "tests" / "changed.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    files = [
+        "flatlab/stats/rules.py",
+        "flatlab/optim/sam.py",
+        "README.md",
+        "tests/optim/test_sam.py",
+        "flatlab/plots.py",
+    ]
+    files += [
+        "tests/laws/conftest.py",
+        "tests/laws/test_defense_laws.py",
+        "tests/data/test_text.py",
+        "flatlab/gone/x.py",
+    ]
+    expected = ["tests/test_stats.py", "tests/optim", "tests/test_plots.py", "tests/data/test_text.py"]
+    assert module.paths_for(files, ROOT) == expected
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git[:3], "init", "-q"], check=True)
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(name)
+        subprocess.run([*git, "add", name], check=True)
+        subprocess.run([*git, "commit", "-qm", name], check=True)
+    assert module.changed(tmp_path) == ["two"]
+    (tmp_path / "one").write_text("1")
+    (tmp_path / "new").write_text("")
+    assert module.changed(tmp_path) == ["one", "new"]

@@ -216,7 +216,7 @@ def test_abandoned_part_files_are_swept(toy, root, parquet, pixels):
 def test_writers_at_once_do_not_share_part_files(tmp_path, monkeypatch):
     """Both have written their part before either renames it."""
     arrays = cache.Arrays(np.zeros((2, 1, 3, 3), np.uint8), np.zeros(2, np.int64))
-    save, barrier, parts = cache._save, threading.Barrier(2, timeout=20), []
+    save, barrier, parts = cache._save, threading.Barrier(2, timeout=600), []
 
     def save_together(part, array):
         save(part, array)
@@ -256,7 +256,7 @@ print(cache.checksum(cache.Arrays(images.x.numpy(), images.y.numpy())), data.ver
         subprocess.Popen([sys.executable, "-c", code, str(root), *names], stdout=subprocess.PIPE, text=True)
         for names in pairs
     ]
-    said = [process.communicate(timeout=60)[0].split() for process in running]
+    said = [process.communicate(timeout=600)[0].split() for process in running]
     assert len(set(said[0] + said[1])) == 1
     assert len(said[0]) == 2
     assert len(list((root / ".flatlab").iterdir())) == 3

@@ -196,11 +196,11 @@ def test_stopping_a_real_run(study: Any, number: signal.Signals, workers: int) -
         start_new_session=True,
     )
     pid = study.notebooks / "pid"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not (pid.exists() and pid.read_text() and study.published() == ["a"]) and time.monotonic() < deadline:
         time.sleep(0.1)
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
-    out, errors = process.communicate(timeout=60)
+    out, errors = process.communicate(timeout=600)
     assert (process.returncode, errors) == (130, "")
     assert "The same command goes on from here" in out
     expected = {"a": "done", "b": "interrupted", "c": "interrupted"}

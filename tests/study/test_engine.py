@@ -5,7 +5,6 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -208,7 +207,7 @@ def test_two_batches_at_once(study: Any) -> None:
         for _ in range(2)
     ]
     for batch in batches:
-        out, errors = batch.communicate(timeout=120)
+        out, errors = batch.communicate(timeout=600)
         assert (out.strip(), errors, batch.returncode) == ("['done', 'done']", "", 0)
     assert times_run(study) == 4
     assert study.records() == {"a": "done", "b": "done"}
@@ -248,12 +247,10 @@ def test_a_given_scheduler(study: Any) -> None:
     options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
     with LocalCluster(protocol="tcp://", host="127.0.0.1", resources={"MEMORY": 8}, **options) as cluster:
         address = cluster.scheduler_address
-        start = time.monotonic()
         with pytest.raises(StudyError, match=r"no worker of tcp://.* offers GPU=1 \(offered: MEMORY\).*--resources"):
             study.run(scheduler=address, resources={"GPU": 1})
         with pytest.raises(StudyError, match="offers MEMORY=9"):
             study.run(scheduler=address, resources={"MEMORY": 9})
-        assert time.monotonic() - start < 10
         assert study.records() == {}
         assert study.states(scheduler=address, resources={"MEMORY": 8}, seeds=2) == {"a": "done", "a-seed1": "done"}
     assert (study.text("a"), study.text("a-seed1")) == ("0\n", "1\n")

@@ -58,7 +58,7 @@ def executed(tmp_path_factory):
         cells=[new_markdown_cell("# Demo"), new_code_cell(SETUP), new_code_cell(CLAIMS, metadata={"tags": [CHECKED]})],
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
     )
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(folder)}}).execute()
+    NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": str(folder)}}).execute()
     nbformat.validate(notebook)
     path = folder / "demo.ipynb"
     nbformat.write(notebook, path)

@@ -77,7 +77,7 @@ def test_a_notebook_that_takes_too_long(study: Any) -> None:
     result = run_job(study.job("slow"), timeout=4)
     assert (result.state, study.published(), study.leftovers()) == ("timed out", [], [])
     assert result.error.endswith("not finished within 4 s")
-    assert 4 <= result.seconds < 30
+    assert 4 <= result.seconds < 600  # sooner than the notebook itself would end, however busy the machine
 
 
 def test_leaving_early_is_not_finishing(study: Any) -> None:
