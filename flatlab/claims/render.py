@@ -7,6 +7,10 @@ from typing import Any, Protocol
 from flatlab.stats import Estimate, Rule, Verdict
 
 SYMBOLS: dict[Verdict, str] = {"supported": "✓", "contradicted": "✗", "inconclusive": "?", "not run": "–"}
+FRAGILE = (
+    "fragile: the verdict would be another one without one of the units, or after as small a shift of the interval as "
+    "another processor's rounding can cause"
+)
 _COLOURS: dict[Verdict, str] = {
     "supported": "#15803d",
     "contradicted": "#d03030",
@@ -65,6 +69,9 @@ def html_table(
         rows.append("".join(f"<td {cell}>{value}</td>" for value in values))
     head = "".join(f'<th scope="col" {cell}>{escape(name)}</th>' for name in heads)
     body = "".join(f"<tr>{row}</tr>" for row in rows)
+    known = [recorded[claim.id] for recorded in others.values() for claim in claims if claim.id in recorded]
+    marked = any(claim.fragile for claim in claims) or any(claim.get("fragile") for claim in known)
+    notes = ([FRAGILE] if marked else []) + list(notes)
     tail = _settings(settings or {}) + "".join(f"<p>{escape(note)}</p>" for note in notes)
     return (
         f"<table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{tail}"

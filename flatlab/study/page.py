@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from flatlab.claims import Claim, ClaimTable
-from flatlab.claims.render import SYMBOLS, interval, number, p_value, reported
+from flatlab.claims.render import FRAGILE, SYMBOLS, interval, number, p_value, reported
 from flatlab.stats import Estimate, Rule, Verdict
 from flatlab.study.style import CSS
 
@@ -125,6 +125,7 @@ def _claims(table: ClaimTable) -> str:
     caption = (
         f"{table.title or 'Claims'}: preset {table.preset}{seeds}; the shaded side is where the rule wants the interval"
     )
+    caption += f"; {FRAGILE}" if any(claim.fragile for claim in table.claims) else ""
     head = "".join(f'<th scope="col" role="columnheader">{escape(name)}</th>' for name in _COLUMNS)
     rows = "".join(map(_row, table.claims))
     # roles are spelled out because the phone layout changes `display`, which takes the table semantics away
