@@ -2,7 +2,7 @@
 
 import sys
 
-from flatlab.study.cli import main
+from flatlab.runner.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+PRESETS = ("quick", "cpu", "gpu", "full")
+
 
 def nearest(name: str, valid: Iterable[str]) -> str:
     """The words "; did you mean 'x'?" for the closest valid name, or nothing."""

@@ -12,8 +12,9 @@ import copy
 import functools
 import warnings
 
+from flatlab.claims import MIME
+
 NOT_COMPARED = ("text/html", "text/latex", "image/png", "image/jpeg", "image/svg+xml")
-CLAIMS = "application/vnd.flatlab.claims+json"
 STEPS = ("supported", "inconclusive", "contradicted")
 
 
@@ -31,13 +32,13 @@ def pytest_itemcollected(item):
 
 def _compare(compare, now, stored, skip_compare=None):
     """nbval's comparison of a cell's outputs, after what may change has been put back to what was stored."""
-    before = [output["data"] for output in stored if CLAIMS in output.get("data", {})]
+    before = [output["data"] for output in stored if MIME in output.get("data", {})]
     now = copy.deepcopy(now)
-    after = [output["data"] for output in now if CLAIMS in output.get("data", {})]
+    after = [output["data"] for output in now if MIME in output.get("data", {})]
     for old, new in zip(before, after, strict=False):  # another number of tables is for nbval to find
-        for line in settle(old[CLAIMS], new[CLAIMS]):
+        for line in settle(old[MIME], new[MIME]):
             warnings.warn(line, stacklevel=1)
-        if old[CLAIMS] == new[CLAIMS]:
+        if old[MIME] == new[MIME]:
             new["text/plain"] = old["text/plain"]  # the same claims as text, with marks
     return compare(now, stored, skip_compare)
 

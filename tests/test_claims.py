@@ -319,7 +319,8 @@ HAIR = Estimate(-0.42, -0.85, -0.01, 5, 0.04, "paired t, 95 %", (-1.2, -0.7, -0.
 def test_a_fragile_verdict_is_marked_wherever_it_is_shown(tmp_path):
     tab, firm = table("cpu", verdicts=(HAIR, None)), table("cpu")
     assert repr(tab).splitlines()[0].endswith("flattens (fragile)")
-    assert tab._repr_html_().count("fragile") == 1
+    assert tab._repr_html_().count("<small>fragile</small>") == 1
+    assert "fragile: the verdict would be another one" in tab._repr_html_()
     assert "fragile" not in firm._repr_html_() + repr(firm)
     record([tab], "cpu", tmp_path)
     assert "✓ supported, fragile<br>" in markdown_table(recorded(tmp_path))
@@ -335,3 +336,31 @@ def test_a_mark_that_does_not_follow_is_refused():
     content["claims"][0]["fragile"] = False
     with pytest.raises(ValueError, match="C1: the mark fragile=False does not follow"):
         ClaimTable.from_dict(content)
+
+
+def test_two_runs_compared_claim_by_claim(tmp_path):
+    moved = Estimate(*(end - 1e-9 for end in (SEEN.value, SEEN.low, SEEN.high)), SEEN.n, SEEN.p, SEEN.kind)
+    old = claims.read_claims(record([table("cpu"), table("cpu", "02_b")], "cpu", tmp_path))
+    assert claims.compare(old, old) == []
+    (tmp_path / "run").mkdir()
+    nbformat.write(notebook(table(verdicts=(moved, None))), tmp_path / "run" / "01_demo.ipynb")
+    new = claims.read_claims(tmp_path / "run")
+    assert claims.read_claims(tmp_path / "run" / "01_demo.ipynb") == new
+    found = [(d.paper, d.id, d.what) for d in claims.compare(old, new)]
+    assert found == [("01_demo", "C1", "numbers"), ("02_b", "C1", "missing"), ("02_b", "C2", "missing")]
+    (flipped,) = claims.compare(
+        new, claims.read_claims(record([table("gpu", verdicts=(moved, SEEN))], "gpu", tmp_path))
+    )
+    assert (flipped.id, flipped.what, flipped.old) == ("C2", "verdict", "not run")
+    assert flipped.new == "contradicted: -0.42137 [-0.51239, -0.33035], n = 5"
+
+
+def test_what_cannot_be_compared_is_said(tmp_path):
+    with pytest.raises(ValueError, match="holds no claims"):
+        claims.read_claims(tmp_path)
+    for name in ("01_demo", "01_demo-seed1"):
+        nbformat.write(notebook(table()), tmp_path / f"{name}.ipynb")
+    with pytest.raises(ValueError, match="twice"):
+        claims.read_claims(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        claims.read_claims(tmp_path / "gone.json")

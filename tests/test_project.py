@@ -16,7 +16,7 @@ from flatlab import claims
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "flatlab"
 
-BASE = {"checks", "modes", "names", "streams"}
+BASE = {"checks", "files", "modes", "names", "streams"}
 SUBJECTS = {"attacks", "defenses", "bounds", "ebm", "dg", "gan", "rlhf"}
 COMMON = {"data", "models", "flatness", "optim", "train"}
 ALLOWED = {
@@ -24,6 +24,7 @@ ALLOWED = {
     "checks": {"names"},
     "modes": set(),
     "streams": set(),
+    "files": set(),
     "data": BASE,
     "models": BASE,
     "flatness": BASE,
@@ -31,18 +32,18 @@ ALLOWED = {
     "surfaces": BASE,
     "train": BASE | {"data", "models", "flatness", "optim"},
     "stats": {"checks"},
-    "claims": {"stats", "checks"},
-    "presets": BASE | {"train", "claims", "stats"},
+    "claims": {"stats", "names", "files"},
+    "studies": BASE | COMMON | SUBJECTS | {"surfaces", "claims", "stats"},
     "plots": BASE | {"stats", "flatness"},
-    "study": BASE | {"claims", "stats", "presets", "data"},
-    "__main__": {"study"},
+    "runner": BASE | {"claims", "stats", "data"},
+    "__main__": {"runner"},
     "__init__": set(),
     **dict.fromkeys(SUBJECTS, BASE | COMMON),
 }
 ALLOWED["defenses"] = ALLOWED["defenses"] | {"attacks"}
 ONLY_IN = {
-    "papermill": "study", "dask": "study", "distributed": "study", "nbformat": "study", "nbconvert": "study",
-    "nbclient": "study", "foolbox": "attacks/foolbox.py", "seaborn": "plots",
+    "papermill": "runner", "dask": "runner", "distributed": "runner", "nbformat": "runner", "nbconvert": "runner",
+    "nbclient": "runner", "foolbox": "attacks/foolbox.py", "seaborn": "plots",
 }  # fmt: skip
 
 

@@ -10,17 +10,22 @@ The measured numbers, the preset and the environment travel in the output's meta
 `record` collects the tables of one preset in one file, and `load_recorded` finds those files again.
 """
 
+from flatlab.claims.claim import Claim
+from flatlab.claims.compare import Difference, compare, read_claims
 from flatlab.claims.records import load_recorded, record, recorded, update_readme
 from flatlab.claims.render import markdown_table
-from flatlab.claims.table import MIME, Claim, ClaimTable, from_notebook, versions
+from flatlab.claims.table import MIME, ClaimTable, from_notebook, versions
 
 __all__ = [
     "MIME",
     "Claim",
     "ClaimTable",
+    "Difference",
+    "compare",
     "from_notebook",
     "load_recorded",
     "markdown_table",
+    "read_claims",
     "record",
     "recorded",
     "update_readme",

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flatlab.claims.render import markdown_table
+from flatlab.files import write_text
+from flatlab.names import PRESETS
 from flatlab.stats import Estimate
 
 SCHEMA = 1
 README_MARKERS = ("<!-- claims:begin -->", "<!-- claims:end -->")
 RUN = ("title", "seeds", "device", "environment", "settings")  # what is kept of a run; settings only if there are any
 _FIELDS = ("id", "statement", "source", "where", "rule", "verdict", "estimate")
-_ORDER = ("quick", "cpu", "gpu", "full")
 
 
 class Table(Protocol):
@@ -102,7 +103,7 @@ def read_folder(folder: Path | None) -> tuple[dict[str, dict[str, Any]], list[st
             found[path.stem] = read_file(path)
         except (OSError, ValueError) as error:
             problems.append(str(error))
-    rank = {name: index for index, name in enumerate(_ORDER)}
+    rank = {name: index for index, name in enumerate(PRESETS)}
     return dict(sorted(found.items(), key=lambda item: (rank.get(item[0], len(rank)), item[0]))), problems
 
 
@@ -123,14 +124,3 @@ def read_file(path: Path) -> dict[str, Any]:
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"recorded results in {path.name} cannot be read ({reason}); record them again") from error
     return content
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that appears under its name only when complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

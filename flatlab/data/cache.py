@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import stat
-import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,6 +22,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from flatlab.files import replacing, write_text
 
 _ABANDONED_AFTER = 3600  # seconds after which a part file is taken for one of a process that died
 
@@ -116,9 +117,10 @@ def write(place: Path, stem: str, arrays: Arrays) -> None:
     place.mkdir(parents=True, exist_ok=True)
     _sweep(place)
     content = {"shape": list(arrays.x.shape), "checksum": checksum(arrays)}
-    _replace(place / f"{stem}.npy", lambda part: _save(part, arrays.x))
-    _replace(place / f"{stem}.labels.npy", lambda part: _save(part, arrays.labels()))
-    _replace(place / f"{stem}.json", lambda part: _text(part, json.dumps(content)))
+    for name, array in ((f"{stem}.npy", arrays.x), (f"{stem}.labels.npy", arrays.labels())):
+        with replacing(place / name) as part:
+            _save(part, array)
+    write_text(place / f"{stem}.json", json.dumps(content))
 
 
 def writable(folder: Path) -> bool:
@@ -132,23 +134,9 @@ def writable(folder: Path) -> bool:
     return folder.is_dir() and bool(folder.stat().st_mode & write_bits) and os.access(folder, os.W_OK)
 
 
-def _replace(target: Path, save: Callable[[Path], None]) -> None:
-    part = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.part")
-    try:
-        save(part)
-        os.replace(part, target)
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-
-
 def _save(part: Path, array: NDArray[Any]) -> None:
     with part.open("wb") as file:  # a file object: np.save would append .npy to a name
         np.save(file, array, allow_pickle=False)
-
-
-def _text(part: Path, text: str) -> None:
-    part.write_text(text)
 
 
 def _sweep(place: Path) -> None:

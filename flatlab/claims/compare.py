@@ -1,0 +1,78 @@
+"""Two runs, claim by claim: did anything that was measured change?"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from flatlab.claims.claim import Claim
+from flatlab.claims.records import read_file
+from flatlab.claims.table import from_notebook
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What differs of one claim.
+
+    Attributes:
+        paper, id: of the claim.
+        what: "missing", "new", "statement or rule", "verdict", or "numbers" (the verdict is the same).
+        old, new: as a reader should see them.
+    """
+
+    paper: str
+    id: str
+    what: str
+    old: str
+    new: str
+
+
+def read_claims(path: Path | str) -> dict[tuple[str, str], Claim]:
+    """(paper, id) -> claim, of a recorded file (.json), an executed notebook, or all notebooks of a folder.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: a file that cannot be read, no claims, or one claim twice.
+    """
+    path = Path(path)
+    if path.suffix == ".json":
+        papers = read_file(path)["papers"]
+        found = [(paper, Claim.from_dict(claim)) for paper, content in papers.items() for claim in content["claims"]]
+    else:
+        files = sorted(path.glob("*.ipynb")) if path.is_dir() else [path]
+        tables = [table for file in files for table in from_notebook(json.loads(file.read_text(encoding="utf-8")))]
+        found = [(table.paper, claim) for table in tables for claim in table.claims]
+    claims = {(paper, claim.id): claim for paper, claim in found}
+    if len(claims) < len(found):
+        raise ValueError(f"{path} holds a claim of one paper twice: compare one run of each notebook")
+    if not claims:
+        raise ValueError(f"{path} holds no claims: give a recorded file, an executed notebook, or a folder of them")
+    return claims
+
+
+def compare(old: Mapping[tuple[str, str], Claim], new: Mapping[tuple[str, str], Claim]) -> list[Difference]:
+    """What differs between two readings of `read_claims`, in the order of the first; estimates to the last digit."""
+    found = []
+    for key in dict.fromkeys([*old, *new]):
+        if key not in new or key not in old:
+            what = "missing" if key in old else "new"
+            found.append(Difference(*key, what, _words(old.get(key)), _words(new.get(key))))
+            continue
+        before, after = old[key], new[key]
+        if (before.statement, before.rule) != (after.statement, after.rule):
+            words = (f"{claim.statement} ({claim.rule})" for claim in (before, after))
+            found.append(Difference(*key, "statement or rule", *words))
+        if before.verdict != after.verdict or before.estimate != after.estimate:
+            what = "numbers" if before.verdict == after.verdict else "verdict"
+            found.append(Difference(*key, what, _words(before), _words(after)))
+    return found
+
+
+def _words(claim: Claim | None) -> str:
+    if claim is None:
+        return "–"
+    if claim.estimate is None:
+        return claim.verdict
+    e = claim.estimate
+    ends = "" if e.low is None else f" [{e.low!r}, {e.high!r}]"
+    return f"{claim.verdict}: {e.value!r}{ends}, n = {e.n}"

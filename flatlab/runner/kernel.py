@@ -1,0 +1,229 @@
+"""Execute one notebook in a kernel of this Python through papermill, under our own watch.
+
+papermill injects the parameters, keeps the file up to date cell by cell and marks the failing cell. What it does not do
+is decided here: which interpreter runs, where sockets lie, the environment, the time limit, stopping on request, and
+what the outcome was, since papermill records a dead kernel as a completed notebook.
+"""
+
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from papermill import execute_notebook
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import NBClientEngine, papermill_engines
+from papermill.exceptions import PapermillExecutionError
+
+START_TIMEOUT = 120  # seconds; a machine that starts several kernels at once needs more than nbclient's 60
+_SOCKET_PATH_LIMIT = 100  # bytes; Linux allows 107, macOS 103, and "-<channel>" is appended
+
+_log = logging.getLogger("flatlab.runner")
+_log.addHandler(logging.NullHandler())
+# papermill warns of annotations such as `float | None`, which it does not need to understand.
+logging.getLogger("papermill").addHandler(logging.NullHandler())
+
+
+class Watch:
+    """Ends a kernel that outlives its time limit or that the user has stopped, and remembers which it was."""
+
+    def __init__(self, *, timeout: float | None, stop: Callable[[], bool] | None) -> None:
+        self.manager: AsyncKernelManager | None = None
+        self.reason: str | None = None  # "timed out", "interrupted", or None
+        self.cell = 0
+        self.process: subprocess.Popen[bytes] | None = None
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._stop = stop
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> "Watch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._over.wait(0.1):
+            self.process = getattr(getattr(self.manager, "provisioner", None), "process", None) or self.process
+            if self.reason is None and self._stop is not None and self._stop():
+                self.reason = "interrupted"
+            elif self.reason is None and self._deadline is not None and time.monotonic() > self._deadline:
+                self.reason = "timed out"
+            if self.reason and self.process:
+                self.process.kill()
+
+    def exit_words(self) -> str:
+        """How the kernel process ended, in words."""
+        code = self.process.poll() if self.process else None
+        if code is not None and code < 0:
+            name = signal.Signals(-code).name
+            return f"signal {-code}, {name}" + ("; out of memory?" if name == "SIGKILL" else "")
+        return f"exit code {code}"
+
+
+class WatchedEngine(NBClientEngine):
+    """papermill's engine, with a kernel manager of ours and a call at the start of each cell."""
+
+    @classmethod
+    def execute_managed_notebook(
+        cls,
+        nb_man: Any,
+        kernel_name: str,
+        *,
+        start: Mapping[str, Any],
+        watch: Watch,
+        on_cell: Callable[[int, int], None] | None,
+        start_timeout: int = START_TIMEOUT,
+        **_: Any,
+    ) -> None:
+        client = PapermillNotebookClient(
+            nb_man, km=watch.manager, kernel_name=kernel_name, startup_timeout=start_timeout, iopub_timeout=60, log=_log
+        )
+        cell_start = nb_man.cell_start
+
+        def note(cell: Any, cell_index: int) -> None:
+            watch.cell = cell_index + 1
+            if on_cell is not None:
+                on_cell(watch.cell, len(nb_man.nb.cells))
+            cell_start(cell, cell_index)
+
+        nb_man.cell_start = note
+        try:
+            client.execute(cleanup_kc=True, **start)
+        except BaseException:
+            _end(watch)  # a kernel whose start failed is not covered by the client's own clean-up
+            raise
+
+
+papermill_engines.register("flatlab", WatchedEngine)
+
+
+def execute(
+    text: str,
+    parameters: dict[str, Any],
+    output: Path,
+    *,
+    cwd: Path,
+    threads: int,
+    timeout: float | None,
+    stop: Callable[[], bool] | None,
+    on_cell: Callable[[int, int], None] | None,
+) -> tuple[str, str]:
+    """Execute the notebook with JSON `text`, keeping `output` up to date; return (state, error).
+
+    The state is done, failed, killed, timed out or interrupted. OSError where `output` cannot be written.
+    """
+    notebook = nbformat.reads(text, as_version=4)
+    watch = Watch(timeout=timeout, stop=stop)
+    try:
+        with _manager() as (watch.manager, log), watch:
+            executed = execute_notebook(
+                notebook,
+                str(output).replace("{", "{{").replace("}", "}}"),  # papermill formats paths
+                parameters=parameters,
+                engine_name="flatlab",
+                kernel_name="python3",
+                language="python",
+                progress_bar=False,
+                start_timeout=START_TIMEOUT,
+                start={"env": environment(threads), "cwd": str(cwd), "stdout": log, "stderr": log},
+                watch=watch,
+                on_cell=on_cell,
+            )
+    except Exception as error:
+        where = f"cell {watch.cell}" if watch.cell else "start"
+        if watch.reason == "timed out":
+            return "timed out", f"{where}: not finished within {timeout:g} s"
+        if watch.reason == "interrupted":
+            return "interrupted", f"{where}: stopped on request"
+        if isinstance(error, CellTimeoutError):
+            return "timed out", f"{where}: {_first_line(str(error))}"
+        if isinstance(error, DeadKernelError):
+            return "killed", f"{where}: the kernel died ({watch.exit_words()})"
+        if isinstance(error, PapermillExecutionError):
+            return "failed", f"cell {error.cell_index + 1}: {error.ename}: {_first_line(error.evalue)}"
+        if isinstance(error, OSError):
+            raise
+        return "failed", f"{where}: {type(error).__name__}: {_first_line(str(error))}"
+    return _completeness(executed)
+
+
+def environment(threads: int) -> dict[str, str]:
+    """Environment of a kernel: ours, with thread limits, a fixed hash seed, and the flatlab that is running here."""
+    env = dict(os.environ)
+    env.pop("MPLBACKEND", None)  # a backend set for scripts would leave the notebook without figures
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "FLATLAB_THREADS"):
+        env[name] = str(threads)
+    env["PYTHONHASHSEED"] = "0"
+    # glibc would give each large tensor's memory back to the system, and be given it anew: minutes, in some kernels.
+    for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
+        env.setdefault(name, str(1 << 30))
+    env["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+    paths = [str(Path(__file__).resolve().parents[2]), env.get("PYTHONPATH", "")]
+    env["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    return env
+
+
+@contextmanager
+def _manager() -> Iterator[tuple[AsyncKernelManager, Any]]:
+    """A kernel manager of this very Python, and a file for what the kernel prints outside of cells.
+
+    Connection file and sockets lie in a private folder: no port races between kernels, nothing on the network. Where
+    the folder's path is too long for a socket, or there are none, it is TCP on the loopback.
+    """
+    folder = tempfile.mkdtemp(prefix="flatlab-")
+    if len(os.fsencode(folder)) > _SOCKET_PATH_LIMIT - 4 and os.access("/tmp", os.W_OK):
+        os.rmdir(folder)
+        folder = tempfile.mkdtemp(prefix="flatlab-", dir="/tmp")
+    manager = AsyncKernelManager(
+        kernel_name="python3",
+        kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),  # a user's own "python3" may be another Python
+        connection_file=os.path.join(folder, "kernel.json"),
+        log=_log,
+    )
+    if sys.platform != "win32" and len(os.fsencode(folder)) <= _SOCKET_PATH_LIMIT - 4:
+        manager.transport = "ipc"
+        manager.ip = os.path.join(folder, "k")
+    try:
+        with open(os.path.join(folder, "kernel.log"), "wb") as log:
+            yield manager, log
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end(watch: Watch) -> None:
+    process = getattr(getattr(watch.manager, "provisioner", None), "process", None) or watch.process
+    if process is not None and process.poll() is None:
+        process.kill()
+        process.wait()
+
+
+def _completeness(notebook: Any) -> tuple[str, str]:
+    """("done", "") if every code cell ran. `sys.exit(0)` in a cell ends a notebook early without being an error."""
+    for index, cell in enumerate(notebook.cells):
+        skipped = "skip-execution" in cell.metadata.get("tags", [])
+        if cell.cell_type == "code" and cell.source.strip() and not skipped and cell.execution_count is None:
+            return "failed", f"cell {index + 1} was never run: an earlier cell ended the notebook"
+    return "done", ""
+
+
+def _first_line(text: str) -> str:
+    lines = [line for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines() if line.strip()]
+    return lines[0].strip() if lines else ""

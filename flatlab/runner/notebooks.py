@@ -1,0 +1,97 @@
+"""Notebooks as files: which there are, their titles and cells. Plain JSON, so that listing them is fast."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flatlab.names import nearest
+
+
+class StudyError(ValueError):
+    """A request that cannot be run as it stands: an unknown notebook, a bad parameter, a cluster without workers."""
+
+
+def find(folder: str | Path, names: Sequence[str] | None = None) -> list[Path]:
+    """Paths of the notebooks called `names` in `folder` (all, sorted, for None).
+
+    A name is a file name, with or without `.ipynb`, or a beginning that fits one notebook only, such as `01`.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise StudyError(f"there is no folder of notebooks at {folder}: start in the project's folder, or name another")
+    known = {path.stem: path for path in sorted(folder.glob("*.ipynb")) if not path.name.startswith(".")}
+    if not known:
+        raise StudyError(f"{folder} holds no notebooks (*.ipynb)")
+    if not names:
+        return list(known.values())
+    return list(dict.fromkeys(known[_stem(name, known)] for name in names))
+
+
+def _stem(name: str, known: dict[str, Path]) -> str:
+    stem = Path(name).name.removesuffix(".ipynb")
+    if stem in known:
+        return stem
+    fitting = [candidate for candidate in known if stem and candidate.startswith(stem)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise StudyError(f"notebook {name!r} fits several: {', '.join(fitting)}")
+    raise StudyError(f"unknown notebook {name!r}: choose one of {', '.join(known)}{nearest(stem, known)}")
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """The notebook's JSON (format 4); StudyError if it is not one."""
+    try:
+        notebook = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path} is not a notebook: {error}") from error
+    if not isinstance(notebook, dict) or notebook.get("nbformat") != 4 or not isinstance(notebook.get("cells"), list):
+        raise StudyError(f"{path} is not a notebook of format 4")
+    return notebook
+
+
+def source(cell: dict[str, Any]) -> str:
+    """A cell's text; the file may hold it as one string or as a list of lines."""
+    return "".join(cell.get("source", ""))
+
+
+def tags(cell: dict[str, Any]) -> list[str]:
+    """A cell's tags."""
+    return list(cell.get("metadata", {}).get("tags", []))
+
+
+def without_outputs(notebook: dict[str, Any]) -> dict[str, Any]:
+    """A copy with code cells as they are before any run."""
+    cells = [
+        {**cell, "outputs": [], "execution_count": None} if cell.get("cell_type") == "code" else cell
+        for cell in notebook["cells"]
+    ]
+    return {**notebook, "cells": cells}
+
+
+def title(notebook: dict[str, Any]) -> str:
+    """The first Markdown heading, or an empty string."""
+    found = (heading for cell in notebook["cells"] for heading in headings(cell))
+    return next(found, "")
+
+
+def headings(cell: dict[str, Any]) -> list[str]:
+    """The headings of a Markdown cell as plain text, leaving out fenced code; none of a code cell."""
+    if cell.get("cell_type") != "markdown":
+        return []
+    prose = re.sub(r"^(```|~~~).*?^\1", "", source(cell), flags=re.DOTALL | re.MULTILINE)
+    marked = re.findall(r"^#{1,6}\s+(.+?)\s*#*$", prose, flags=re.MULTILINE)
+    plain = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text) for text in marked]
+    return [re.sub(r"[*`]|(?<!\w)_|_(?!\w)", "", text).strip() for text in plain]
+
+
+def parameters_cell(notebook: dict[str, Any], name: str) -> str:
+    """Source of the code cell tagged `parameters`; StudyError if there is none, since values would have no effect."""
+    for cell in notebook["cells"]:
+        if cell.get("cell_type") == "code" and "parameters" in tags(cell):
+            return source(cell)
+    raise StudyError(
+        f"notebook {name} has no code cell with the tag 'parameters': add the tag to the cell that sets them"
+    )

@@ -1,0 +1,88 @@
+"""What is on disk about a job: its record, its published notebook, and the files of runs in progress.
+
+results/<preset>/<job>.ipynb           executed to the end, published by one atomic rename
+results/<preset>/jobs/<job>.json       the record: state, seconds, error, key
+results/<preset>/failed/<job>.ipynb    as far as a failed run came, for reading
+results/<preset>/running/...           files of runs in progress; named by host and process, swept when that is gone
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flatlab.files import abandoned, write_text
+
+STATES = ("done", "cached", "failed", "killed", "timed out", "interrupted")
+UNREADABLE = "unreadable record"
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """How one job ended.
+
+    Attributes:
+        job: its name: notebook, seed and whatever else differs from the notebook's defaults.
+        notebook: name of the notebook, without `.ipynb`.
+        parameters: what was passed to it.
+        state: done, cached (done before, nothing changed since), failed, killed (the kernel or worker died), timed out,
+            or interrupted (stopped by the user, or never started because of that).
+        seconds: wall time of the run, for cached jobs that of the run they stem from; None if it never ran.
+        error: one line for a person; empty if done.
+        output: executed notebook relative to results/<preset>, or None if there is nothing to read.
+        started, finished: ISO 8601 in UTC; None if it never ran.
+        key: hash of everything that the result depends on.
+    """
+
+    job: str
+    notebook: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+    state: str = "interrupted"
+    seconds: float | None = None
+    error: str = ""
+    output: str | None = None
+    started: str | None = None
+    finished: str | None = None
+    key: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """True if the result is there: done or cached."""
+        return self.state in ("done", "cached")
+
+
+def record_path(folder: Path, job: str) -> Path:
+    """Where the record of `job` is kept."""
+    return folder / "jobs" / f"{job}.json"
+
+
+def read_record(folder: Path, job: str) -> JobResult:
+    """The record of `job`; one that is not there or cannot be read is a result in the state "unreadable record"."""
+    path = record_path(folder, job)
+    try:
+        record = JobResult(**json.loads(path.read_text(encoding="utf-8")))
+        if not isinstance(record.state, str):
+            raise TypeError(f"the state is {record.state!r}")
+    except (OSError, ValueError, TypeError) as error:
+        return JobResult(job, job, state=UNREADABLE, error=f"jobs/{path.name}: {error}")
+    return record
+
+
+def read_records(folder: Path) -> list[JobResult]:
+    """All records in results/<preset>, sorted by job."""
+    return [read_record(folder, path.stem) for path in sorted((folder / "jobs").glob("*.json"))]
+
+
+def write_record(folder: Path, result: JobResult) -> None:
+    """Write the record of a job, atomically."""
+    write_text(record_path(folder, result.job), json.dumps(asdict(result), indent=1) + "\n")
+
+
+def sweep(folder: Path) -> list[Path]:
+    """Remove temporary files that processes of this host left behind when they died; return what was removed."""
+    removed = []
+    for path in [*folder.glob("running/*"), *folder.glob(".*.part"), *folder.glob("*/.*.part")]:
+        if abandoned(path):
+            path.unlink(missing_ok=True)
+            removed.append(path)
+    return removed

@@ -1,0 +1,1 @@
+"""The study of notebook 05_critical_momenta."""

@@ -1,0 +1,69 @@
+"""The gpu preset's path at a tiny size on whatever device is here: its network, its methods, its notebook."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import matplotlib as mpl
+import pytest
+import torch
+
+from flatlab import attacks, data, defenses, flatness, models, studies, train
+from flatlab.studies.likelihood_landscapes import settings
+
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "01_likelihood_landscapes.ipynb"
+GPU = studies.resolve("likelihood_landscapes", "gpu")
+TINY = dataclasses.replace(
+    GPU,
+    seeds=(10, 11),
+    train_limit=40,
+    test_limit=20,
+    model_options={"width": 2},
+    recipe=dataclasses.replace(GPU.recipe, epochs=1, batch_size=20),
+    suite="fast",
+    directions=2,
+    radii=2,
+)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> data.ImageSet:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (40, 3, 32, 32), generator=g, dtype=torch.uint8)
+    return data.ImageSet(x, torch.arange(40) % 10, tuple("abcdefghij"))
+
+
+@pytest.mark.parametrize("method", TINY.methods, ids=lambda m: m.name)
+def test_every_method_trains_and_is_measured(method, pictures) -> None:
+    device = train.pick_device()
+    objective = defenses.make(method.defense, eps=TINY.eps, **method.options)
+    nets = train.fit_seeds(
+        lambda s: models.build(TINY.model, (3, 32, 32), 10, seed=s, options=TINY.model_options),
+        pictures,
+        objective,
+        TINY.recipe,
+        seeds=TINY.seeds,
+        device=device,
+    )
+    assert len(nets) == 2
+    x, y = pictures.subset(range(20)).float(device)
+    suite = (attacks.AttackSpec("PGD-2", "pgd", steps=2),)
+    report = attacks.evaluate_robustness(nets[0], x, y, TINY.eps, suite=suite)
+    assert report.robust <= report.clean
+    assert flatness.likelihood_flatness(nets[0], x, TINY.eps, directions=2, radii=2).mean >= 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("FLATLAB_DATA"), reason="needs CIFAR-10 under $FLATLAB_DATA")
+def test_the_notebook_runs_with_the_gpu_preset(monkeypatch) -> None:
+    mpl.use("Agg")
+    monkeypatch.setattr(settings, "GPU", TINY)
+    names: dict = {"display": lambda *values: None}
+    for cell in json.loads(NOTEBOOK.read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+            if "parameters" in cell["metadata"].get("tags", []):
+                names["preset"] = "gpu"
+    assert set(names["networks"]) == set(TINY.names)
+    assert next(names["networks"]["std"][0].parameters()).device.type == train.pick_device().type

@@ -1,0 +1,120 @@
+"""Presets: resolved and shape-checked, the ones too large to run here included."""
+
+import pytest
+import torch
+
+from flatlab import attacks, bounds, data, defenses, models, optim, studies
+from flatlab.names import PRESETS
+from flatlab.studies.certified_bounds import claims as certified_claims
+from flatlab.studies.critical_momenta import claims as momenta_claims
+from flatlab.studies.critical_momenta import settings as critical_momenta
+from flatlab.studies.likelihood_landscapes import settings as likelihood_landscapes
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_complete_and_fits_its_data(preset: str) -> None:
+    cfg = studies.resolve("likelihood_landscapes", preset)
+    assert cfg.dataset in data.available()
+    assert cfg.suite in attacks.SUITES
+    assert {"std", "pgd_at", "flat_rand"} <= set(cfg.names)
+    assert not set(cfg.seeds) & set(cfg.selection_seeds), "reported seeds must not be those of the selection"
+    for method in cfg.methods:
+        defenses.make(method.defense, eps=cfg.eps, **method.options)
+        for options in cfg.choices(method.name):
+            defenses.make(method.defense, eps=cfg.eps, **options)
+    shape, classes = {"digits": ((1, 8, 8), 10), "cifar10": ((3, 32, 32), 10)}[cfg.dataset]
+    with torch.device("meta"):
+        network = models.build(cfg.model, shape, classes, options=cfg.model_options).eval()
+        assert network(torch.rand(2, *shape)).shape == (2, classes)
+
+
+def test_the_weights_in_use_are_among_those_that_were_tried() -> None:
+    for name, options in likelihood_landscapes.WEIGHTS.items():
+        assert options in studies.resolve("likelihood_landscapes", "cpu").choices(name)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_of_critical_momenta_fits_its_data(preset: str) -> None:
+    cfg = studies.resolve("critical_momenta", preset)
+    assert cfg.dataset in data.available()
+    assert {"adam", "cm"} <= set(cfg.images) & set(cfg.texts) & set(cfg.online)
+    assert not set(cfg.seeds) & set(cfg.tuning_seeds), "reported seeds must not be those of the tuning"
+    for task, names in (("images", cfg.images), ("texts", cfg.texts), ("online", cfg.online)):
+        assert set(names) <= set(cfg.tuned[task])
+    shape, classes = {
+        "digits": ((1, 8, 8), 10), "cifar10": ((3, 32, 32), 10), "cifar100": ((3, 32, 32), 100)
+    }[cfg.dataset]  # fmt: skip
+    with torch.device("meta"):
+        network = models.build(cfg.model, shape, classes, options=cfg.model_options).eval()
+        assert network(torch.rand(2, *shape)).shape == (2, classes)
+        reader = models.build(cfg.text_model, (cfg.length,), 50, options=cfg.text_options).eval()
+        assert reader(torch.zeros(2, cfg.length, dtype=torch.int64)).shape == (2, cfg.length, 50)
+
+
+SHAPES = {
+    "digits": ((1, 8, 8), 10),
+    "mnist": ((1, 28, 28), 10),
+    "cifar10": ((3, 32, 32), 10),
+    "tiny_imagenet": ((3, 64, 64), 200),
+    "imagenet64": ((3, 64, 64), 1000),
+}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_of_certified_bounds_fits_its_data(preset: str) -> None:
+    cfg = studies.resolve("certified_bounds", preset)
+    assert {"natural", "ibp", "fused"} <= set(cfg.kinds)
+    assert not set(cfg.seeds) & {100, 101}, "reported seeds must not be those of the tuning"
+    assert list(cfg.classes) == sorted(cfg.classes)
+    for task in cfg.tasks:
+        shape, classes = SHAPES[task.dataset]
+        ramp = bounds.EpsSchedule(task.eps_train, task.start, task.length)
+        assert ramp(1.0) == task.eps_train >= task.eps
+        assert set(task.rates) <= set(cfg.kinds)
+        with torch.device("meta"):
+            network = models.build(task.model, shape, classes, options=task.options).eval()
+            assert network(torch.rand(2, *shape)).shape == (2, classes)
+    with torch.device("meta"):
+        reader = models.build(
+            "text_transformer", cfg.word_shape, 2, options={"vocabulary": 60, **cfg.word_model}
+        ).eval()
+        assert reader(torch.rand(2, *cfg.word_shape)).shape == (2, 2)
+    for network in cfg.networks:
+        assert network.model in (*models.available(), *models.available("sentence"))
+    assert len({claim.id for claim in certified_claims.CLAIMS}) == len(certified_claims.CLAIMS)
+
+
+def test_every_method_of_critical_momenta_can_be_made() -> None:
+    for method in critical_momenta.METHODS.values():
+        optim.make_optimizer(method.optimizer, [torch.zeros(2, requires_grad=True)], lr=0.1, **method.options)
+    assert len({claim.id for claim in momenta_claims.CLAIMS}) == len(momenta_claims.CLAIMS)
+
+
+def test_tuned_rates_are_inside_grids_that_may_have_grown() -> None:
+    for task, rates in critical_momenta.TUNED.items():
+        grid = critical_momenta.GRID.get(task, critical_momenta.GRID["toys"])
+        assert all(min(grid) / 10 <= rate <= max(grid) * 10 for rate in rates.values())
+
+
+def test_overrides_are_checked_by_name_and_type() -> None:
+    cfg = studies.resolve("likelihood_landscapes", "quick", eps=0.2, seeds=2, test_limit=None)
+    assert (cfg.eps, cfg.seeds, cfg.test_limit) == (0.2, (0, 1), None)
+    assert studies.resolve("likelihood_landscapes", "quick", seeds=[4, 5]).seeds == (4, 5)
+    assert studies.resolve("likelihood_landscapes", "quick", eps=1).eps == 1.0
+    with pytest.raises(ValueError, match="no setting 'seds'; did you mean 'seeds'"):
+        studies.resolve("likelihood_landscapes", "quick", seds=3)
+    with pytest.raises(TypeError, match="'eps' must be float, got '0.1'"):
+        studies.resolve("likelihood_landscapes", "quick", eps="0.1")
+    with pytest.raises(TypeError, match="'test_limit' must be int or NoneType"):
+        studies.resolve("likelihood_landscapes", "quick", test_limit=True)
+    with pytest.raises(ValueError, match="seeds must be an integer >= 1, got 0"):
+        studies.resolve("likelihood_landscapes", "quick", seeds=0)
+    with pytest.raises(ValueError, match="unknown preset 'qick'.*did you mean 'quick'"):
+        studies.resolve("likelihood_landscapes", "qick")
+    with pytest.raises(ValueError, match="unknown study"):
+        studies.resolve("landscapes", "quick")
+
+
+def test_the_grid_is_a_product() -> None:
+    assert studies.resolve("likelihood_landscapes", "cpu").choices("std") == [{}]
+    assert {"weight": 10.0} in studies.resolve("likelihood_landscapes", "cpu").choices("flat_rand")
