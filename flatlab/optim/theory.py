@@ -16,7 +16,6 @@ in Memory-Augmented Adam using Critical Momenta).
 """
 
 from collections import deque
-from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,13 +78,6 @@ def simulate_quadratic(
         memory.append(m)
         path.append(x)
     return np.array(path)
-
-
-def misjudged(capacities: Iterable[int], betas: Iterable[float], *, margin: float = 0.02) -> tuple[int, int]:
-    """How often 20,000 simulated steps contradict `stable_curvature`, just below and just above it: (wrong, cases)."""
-    cases = [(c, b, stable_curvature(c, b), factor) for b in betas for c in capacities for factor in (-margin, margin)]
-    ends = [abs(simulate_quadratic((1 + f) * mu, c, b, 20_000)[-100:]).max() for c, b, mu, f in cases]
-    return sum(bool(end < 1) != (f < 0) for end, (*_, f) in zip(ends, cases, strict=True)), len(cases)
 
 
 def overshoot(mu: float, capacity: int, beta1: float = 0.9, steps: int = 1000) -> float:

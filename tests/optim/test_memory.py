@@ -309,8 +309,8 @@ def test_large_tensors_are_cut_into_equal_results(monkeypatch: pytest.MonkeyPatc
     from flatlab.optim import memory as module
 
     results = []
-    for block in (1 << 20, 100):
-        monkeypatch.setattr(module, "BLOCK", block)
+    for chunk in (1 << 20, 100):
+        monkeypatch.setattr(module, "CHUNK", chunk)
         p, generator = nn.Parameter(torch.zeros(37, 21)), torch.Generator().manual_seed(0)
         optimizer = AdamCM([p], foreach=False, weight_decay=0.1, decoupled_weight_decay=False)
         for _ in range(12):

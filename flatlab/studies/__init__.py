@@ -1,0 +1,1 @@
+"""What belongs to one study alone, a folder for each notebook."""

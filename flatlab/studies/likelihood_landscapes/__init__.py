@@ -1,0 +1,1 @@
+"""What only notebook 01_likelihood_landscapes uses (Lin et al. 2020)."""
