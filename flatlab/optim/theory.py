@@ -20,7 +20,7 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-from flatlab.names import one_of
+from flatlab.checks import one_of
 
 INITS = ("paper", "official", "corrected")
 
