@@ -44,7 +44,13 @@ class FlatState:
         self._chunks: dict[tuple[int, bool], list[StateChunk]] = {}
 
     def add(self, name: str, dtype: torch.dtype, slots: tuple[int, ...] = ()) -> None:
-        """Keep the buffer `name` of every parameter in one array (*slots, S, K): the state's values, or zeros."""
+        """Keep a buffer of every parameter in one array (*slots, S, K), with the values of the state or zeros.
+
+        Args:
+            name: under which the state holds it.
+            dtype: of the array.
+            slots: (C,) for a memory of C slots, () for any other buffer.
+        """
         flat = torch.zeros(*slots, self.networks, sum(self._widths), dtype=dtype, device=self.params[0].device)
         for state, view in zip(self.states, self.unflatten(flat), strict=True):
             if name in state:

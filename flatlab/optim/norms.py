@@ -65,7 +65,12 @@ def norm(lists: Sequence[Sequence[Tensor]], networks: int | None) -> Tensor:
 
 
 def inner(a: Sequence[Sequence[Tensor]], b: Sequence[Sequence[Tensor]], networks: int | None) -> Tensor:
-    """The inner product of two equally shaped lists of lists: a scalar, or (S,) over the slices along dim 0."""
+    """The inner product over all tensors: a scalar, or (S,) over the slices along dim 0.
+
+    Args:
+        a, b: lists of lists of tensors, equally shaped.
+        networks: number S of stacked networks; None for a scalar.
+    """
     products = [
         p for x, y in zip(a, b, strict=True) if x for p in torch._foreach_mul(at_least_float32(x), at_least_float32(y))
     ]

@@ -68,6 +68,13 @@ def simulate_quadratic(
 
     Computed step by step, independently of the polynomial. An optimizer whose memory starts empty, and which divides
     by the number of items in it, differs in the first C steps. Unstable iterates overflow in the end, to inf and nan.
+
+    Args:
+        mu: learning rate times curvature, >= 0.
+        capacity: C, the number of momenta in memory; 0 for none.
+        beta1: decay of the momentum, in [0, 1).
+        steps: how many.
+        start: x_0.
     """
     _check(mu, capacity, beta1)
     x, m, path = start, 0.0, [start]
@@ -81,7 +88,10 @@ def simulate_quadratic(
 
 
 def overshoot(mu: float, capacity: int, beta1: float = 0.9, steps: int = 1000) -> float:
-    """The lowest x_t on the way from x_0 = 1 to the minimum at 0: below zero by how far it is overshot."""
+    """The lowest x_t on the way from x_0 = 1 to the minimum at 0: below zero by how far it is overshot.
+
+    The arguments are those of `simulate_quadratic`.
+    """
     return float(simulate_quadratic(mu, capacity, beta1, steps).min())
 
 

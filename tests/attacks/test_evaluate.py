@@ -55,9 +55,9 @@ def test_single_attacks_agree_with_the_evaluation(outcome, std, digits, accuracy
 def test_restarts_on_survivors_change_no_number(outcome, std, digits):
     x, y = digits
     spec = SHORT[1]
-    from flatlab.attacks.runners import Run
+    from flatlab.attacks.runners import Evaluation
 
-    run = Run(std, x, y, EPS, 512, 0)
+    run = Evaluation(std, x, y, EPS, 512, 0)
     generator = run.generator(spec.name)
     alive = outcome.clean_correct.clone()
     shares = []
