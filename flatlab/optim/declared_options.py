@@ -26,4 +26,4 @@ def declared_options(cls: type[T]) -> type[T]:
 
 def take_options(optimizer: Optimizer) -> dict[str, Any]:
     """The options that the constructor has just set, by name, no longer attributes of the optimizer."""
-    return {field.name: vars(optimizer).pop(field.name) for field in dataclasses.fields(optimizer)}  # type: ignore
+    return {field.name: vars(optimizer).pop(field.name) for field in dataclasses.fields(optimizer)}  # type: ignore[arg-type]
