@@ -50,7 +50,15 @@ class SignAscent:
         return adv if self.clip is None else adv.clamp_(*self.clip)
 
     def run(self, x: Tensor, y: Tensor, adv: Tensor, targets: Tensor | None = None, *, inspect: bool = True) -> Tensor:
-        """Move `adv` (overwritten) by all steps and return it; `inspect` checks logits and gradients of the first."""
+        """Move `adv` by all steps and return it.
+
+        Args:
+            x: centres of the balls (n, ...).
+            y: labels (n,).
+            adv: where the ascent begins (n, ...), as `begin` gives it; overwritten.
+            targets: classes (n,) to move to; None to move away from y.
+            inspect: check the logits of the first step, and warn about its gradient.
+        """
         buffer = torch.empty_like(adv)
         for step in range(self.steps):
             first = inspect and step == 0
@@ -65,7 +73,12 @@ class SignAscent:
     ) -> Tensor:
         """Like `run`, but a sample that fools the model leaves the computation and keeps the iterate that did it.
 
-        `hit_target`: only the target class counts as fooled, not any wrong class.
+        Args:
+            x: centres of the balls (n, ...).
+            y: labels (n,).
+            adv: where the ascent begins (n, ...).
+            targets: classes (n,) to move to; None to move away from y.
+            hit_target: only the target class counts as fooled, not any wrong class.
         """
         result = adv.clone()
         index = torch.arange(len(x), device=x.device)
@@ -88,7 +101,14 @@ class SignAscent:
     def gradient(
         self, adv: Tensor, y: Tensor, targets: Tensor | None = None, *, inspect: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Detached logits at `adv` and the gradient there: zeros where the model passes none to its input."""
+        """Detached logits (n, C) at `adv`, and the gradient (n, ...): zeros where the model passes none to its input.
+
+        Args:
+            adv: where to take them (n, ...).
+            y: labels (n,).
+            targets: classes (n,) to move to; None to move away from y.
+            inspect: raise ValueError for logits that are not finite and for classes out of range.
+        """
         adv.requires_grad_(True)
         logits = self.model(adv)
         if inspect:
@@ -104,7 +124,7 @@ class SignAscent:
         return logits.detach(), torch.zeros_like(adv) if gradient is None else gradient
 
     def score(self, adv: Tensor, y: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(fooled, objective), both (n,), at `adv`."""
+        """Whether the model is fooled at `adv`, and the objective there, both (n,); arguments as of `gradient`."""
         with torch.no_grad():
             logits = self.model(adv)
             return is_fooled(logits, y, targets), self.objective.value(logits, y, targets)
@@ -121,7 +141,7 @@ class SignAscent:
 
 
 def is_fooled(logits: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor:
-    """Whether the predicted class (n,) is wrong or, with targets, is the target."""
+    """Whether the class (n,) that logits (n, C) predict is not y (n,) or, with targets (n,), is the target."""
     predicted = logits.argmax(dim=1)
     return predicted != y if targets is None else predicted == targets
 

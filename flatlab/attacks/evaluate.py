@@ -4,7 +4,7 @@ A sample counts as robust if it is classified correctly without an attack and un
 what a second pass over the stored adversarial inputs gives, after checking that they lie in ball and box.
 
 Work is left out only where it cannot change a number: a sample misclassified without an attack is wrong under all, a
-further restart runs on the samples that survived, and the probes behind the masking flags, on survivors of everything.
+further restart runs on the samples that survived, and what is behind the masking flags, on survivors of everything.
 Random starts are drawn for all samples on the CPU, so neither batch size, device nor survivors change them.
 """
 
@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from flatlab import checks, modes
 from flatlab.attacks.arguments import batch, clean_logits, differentiable
 from flatlab.attacks.report import AttackResult, RobustnessReport, masking_flags, reference_pgd
-from flatlab.attacks.runners import BOX, RUNNERS, Run, accuracy_at_large_eps, drops_by_scale, share_without_gradient
+from flatlab.attacks.runners import (
+    BOX,
+    RUNNERS,
+    Evaluation,
+    accuracy_at_large_eps,
+    drops_by_scale,
+    share_without_gradient,
+)
 from flatlab.attacks.suites import AttackSpec, resolve
 
 _ROWS = 512
@@ -64,10 +71,10 @@ def evaluate_robustness(
     with modes.evaluating(model):
         x, y = batch(model, x, y, BOX)
         with differentiable(x, y) as (x, y):
-            return _evaluate(Run(model, x, y, eps, rows, seed), specs, scale_probe)
+            return _evaluate(Evaluation(model, x, y, eps, rows, seed), specs, scale_probe)
 
 
-def _evaluate(run: Run, specs: tuple[AttackSpec, ...], scale_probe: bool) -> RobustnessReport:
+def _evaluate(run: Evaluation, specs: tuple[AttackSpec, ...], scale_probe: bool) -> RobustnessReport:
     logits = clean_logits(run.model, run.x, run.y, run.rows)
     classes = logits.shape[1]
     for spec in specs:

@@ -41,7 +41,13 @@ class Objective:
 
 
 def cross_entropy(logits: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor:
-    """Cross-entropy (N,) of the true class, or minus that of the target class."""
+    """Cross-entropy (N,) of the true class, or minus that of the target class.
+
+    Args:
+        logits: (N, C).
+        y: labels (N,).
+        targets: classes (N,) to move to; None to move away from y.
+    """
     if targets is None:
         return F.cross_entropy(logits, y, reduction="none")
     return -F.cross_entropy(logits, targets, reduction="none")
@@ -50,14 +56,18 @@ def cross_entropy(logits: Tensor, y: Tensor, targets: Tensor | None = None) -> T
 def margin(logits: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor:
     """Best wrong logit minus the true one (N,), or the target's minus the best other one. Needs C >= 2.
 
-    Positive where the attack has succeeded: where the sample is misclassified, or predicted as its target.
+    Positive where the attack has succeeded: where the sample is misclassified, or predicted as its target. The
+    arguments are those of `cross_entropy`.
     """
     up, down = _margin_classes(logits, y, targets)
     return _pick(logits, up) - _pick(logits, down)
 
 
 def dlr(logits: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor:
-    """Difference of logits ratio (N,), unmoved by shifting and scaling logits. Needs C >= 3, or C >= 4 with targets."""
+    """Difference of logits ratio (N,), unmoved by shifting and scaling logits. Needs C >= 3, or C >= 4 with targets.
+
+    The arguments are those of `cross_entropy`.
+    """
     top, weights, wrong = _dlr_parts(logits, y, targets)
     spread = (top.values * weights).sum(dim=1)
     return (_pick(logits, wrong) - _pick(logits, y)) / spread.clamp_min(_SMALLEST_SPREAD)

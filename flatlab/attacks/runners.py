@@ -1,4 +1,4 @@
-"""How an evaluation carries out an `AttackSpec`, and the probes behind its masking flags."""
+"""How an evaluation carries out an `AttackSpec`, and the measurements behind its masking flags."""
 
 import zlib
 from collections.abc import Callable, Iterable
@@ -17,7 +17,7 @@ from flatlab.attacks.suites import AttackSpec
 from flatlab.attacks.targeted import dlr_targeted
 
 BOX = (0.0, 1.0)
-PROBED = 256
+SURVIVORS_USED = 256
 SCALES = (0.1, 10.0)
 
 #: Adversarial inputs for all samples, whether each is still correct by the attack's own account, accuracy per restart.
@@ -25,8 +25,8 @@ Outcome = tuple[Tensor, Tensor, tuple[float, ...]]
 
 
 @dataclass(frozen=True)
-class Run:
-    """What the attacks of one evaluation share: the samples, the radius, rows per pass and the seed."""
+class Evaluation:
+    """What all attacks of one evaluation are given: the samples, the radius, rows per pass and the seed."""
 
     model: nn.Module
     x: Tensor
@@ -45,12 +45,25 @@ class Run:
         return clean_logits(self.model, x, y, self.rows).argmax(1) == y if len(x) else y == y
 
     def ascent(self, objective: Objective, steps: int, *, eps: float | None = None, reach: float = 2.5) -> SignAscent:
-        """Ascent whose steps add up to `reach` times the radius."""
+        """An ascent in the ball.
+
+        Args:
+            objective: to maximise.
+            steps: gradient steps.
+            eps: radius; None for that of the evaluation.
+            reach: sum of the lengths of the steps, in units of the radius.
+        """
         radius = self.eps if eps is None else eps
         return SignAscent(self.model, objective, radius, reach * radius / steps, steps, BOX, warn=False)
 
-    def climb(self, ascent: SignAscent, index: Tensor, delta: Tensor | None) -> Tensor:
-        """Last iterates for the samples `index`; `delta` holds the starts of all samples."""
+    def attack(self, ascent: SignAscent, index: Tensor, delta: Tensor | None) -> Tensor:
+        """Adversarial inputs (n, ...) for some of the samples: the last iterates of the ascent.
+
+        Args:
+            ascent: as `self.ascent` makes it.
+            index: (n,) the samples.
+            delta: where all samples start, relative to x (N, ...); None starts at x.
+        """
         found = [self.x[:0]]
         for part in index.split(self.rows):
             x = self.x[part]
@@ -58,26 +71,26 @@ class Run:
         return torch.cat(found)
 
 
-def _fgsm(run: Run, spec: AttackSpec, clean: Tensor) -> Outcome:
+def _fgsm(run: Evaluation, spec: AttackSpec, clean: Tensor) -> Outcome:
     return _survive(run, run.ascent(LOSSES[spec.loss], 1, reach=1.0), clean, [None])
 
 
-def _pgd(run: Run, spec: AttackSpec, clean: Tensor) -> Outcome:
+def _pgd(run: Evaluation, spec: AttackSpec, clean: Tensor) -> Outcome:
     generator = run.generator(spec.name)
     starts = (uniform_noise(run.x, run.eps, generator) for _ in range(spec.restarts))
     return _survive(run, run.ascent(LOSSES[spec.loss], spec.steps), clean, starts)
 
 
-def _survive(run: Run, ascent: SignAscent, clean: Tensor, starts: Iterable[Tensor | None]) -> Outcome:
+def _survive(run: Evaluation, ascent: SignAscent, clean: Tensor, starts: Iterable[Tensor | None]) -> Outcome:
     adv, alive, accuracies = run.x.clone(), clean.nonzero().squeeze(1), []
     for delta in starts:
-        adv[alive] = run.climb(ascent, alive, delta)
+        adv[alive] = run.attack(ascent, alive, delta)
         alive = alive[run.correct(adv[alive], alive)]
         accuracies.append(len(alive) / len(run.x))
     return adv, torch.zeros_like(clean).index_fill_(0, alive, True), tuple(accuracies)
 
 
-def _square(run: Run, spec: AttackSpec, clean: Tensor) -> Outcome:
+def _square(run: Evaluation, spec: AttackSpec, clean: Tensor) -> Outcome:
     adv = square(
         run.model,
         run.x,
@@ -91,7 +104,7 @@ def _square(run: Run, spec: AttackSpec, clean: Tensor) -> Outcome:
     return _judge(run, adv, clean)
 
 
-def _dlr_targeted(run: Run, spec: AttackSpec, clean: Tensor) -> Outcome:
+def _dlr_targeted(run: Evaluation, spec: AttackSpec, clean: Tensor) -> Outcome:
     adv = dlr_targeted(
         run.model,
         run.x,
@@ -106,7 +119,7 @@ def _dlr_targeted(run: Run, spec: AttackSpec, clean: Tensor) -> Outcome:
     return _judge(run, adv, clean)
 
 
-def _foolbox(run: Run, spec: AttackSpec, clean: Tensor) -> Outcome:
+def _foolbox(run: Evaluation, spec: AttackSpec, clean: Tensor) -> Outcome:
     devices = [run.x.device] if run.x.is_cuda else []
     with torch.random.fork_rng(devices=devices):  # foolbox draws from the global generator
         torch.manual_seed(run.generator(spec.name).initial_seed())
@@ -115,12 +128,12 @@ def _foolbox(run: Run, spec: AttackSpec, clean: Tensor) -> Outcome:
     return _judge(run, adv, clean)
 
 
-def _judge(run: Run, adv: Tensor, clean: Tensor) -> Outcome:
+def _judge(run: Evaluation, adv: Tensor, clean: Tensor) -> Outcome:
     correct = run.correct(adv) & clean
     return adv, correct, (float(correct.double().mean()),)
 
 
-RUNNERS: dict[str, Callable[[Run, AttackSpec, Tensor], Outcome]] = {
+RUNNERS: dict[str, Callable[[Evaluation, AttackSpec, Tensor], Outcome]] = {
     "fgsm": _fgsm,
     "pgd": _pgd,
     "dlr_targeted": _dlr_targeted,
@@ -129,7 +142,7 @@ RUNNERS: dict[str, Callable[[Run, AttackSpec, Tensor], Outcome]] = {
 }
 
 
-def share_without_gradient(run: Run) -> float:
+def share_without_gradient(run: Evaluation) -> float:
     """Share of samples whose cross-entropy has an exactly zero gradient at the clean input."""
     ascent = run.ascent(LOSSES["ce"], 1)
     parts = zip(run.x.split(run.rows), run.y.split(run.rows), strict=True)
@@ -137,27 +150,27 @@ def share_without_gradient(run: Run) -> float:
     return float(torch.cat(zero).double().mean())
 
 
-def accuracy_at_large_eps(run: Run, robust: Tensor) -> float:
+def accuracy_at_large_eps(run: Evaluation, robust: Tensor) -> float:
     """Accuracy at eps = 0.5 by PGD-20: only survivors can be correct there; up to 256 of them stand for all."""
-    survivors, probed = _probed(robust)
-    if run.eps >= LARGE_EPS or not len(probed):
+    survivors, used = _some_survivors(robust)
+    if run.eps >= LARGE_EPS or not len(used):
         return len(survivors) / len(run.x)
     ascent = run.ascent(LOSSES["ce"], 20, eps=LARGE_EPS)
     delta = uniform_noise(run.x, LARGE_EPS, run.generator("large eps"))
-    right = run.correct(run.climb(ascent, probed, delta), probed)
+    right = run.correct(run.attack(ascent, used, delta), used)
     return float(right.double().mean()) * len(survivors) / len(run.x)
 
 
-def drops_by_scale(run: Run, survived: Tensor) -> dict[float, float]:
+def drops_by_scale(run: Evaluation, survived: Tensor) -> dict[float, float]:
     """Accuracy that PGD-20 on 0.1 and 10 times the logits takes from those that `survived` PGD on the logits as given.
 
     Up to 256 survivors stand for all. Only a drop counts: an honest model resists PGD on small logits *better*.
     """
-    survivors, probed = _probed(survived)
+    survivors, used = _some_survivors(survived)
     drops = {}
-    for scale in SCALES if len(probed) else ():
+    for scale in SCALES if len(used) else ():
         delta = uniform_noise(run.x, run.eps, run.generator(f"scale {scale:g}"))
-        right = run.correct(run.climb(run.ascent(_scaled(scale), 20), probed, delta), probed)
+        right = run.correct(run.attack(run.ascent(_scaled(scale), 20), used, delta), used)
         drops[scale] = (1 - float(right.double().mean())) * len(survivors) / len(run.x)
     return drops
 
@@ -170,6 +183,6 @@ def _scaled(scale: float) -> Objective:
     )
 
 
-def _probed(mask: Tensor) -> tuple[Tensor, Tensor]:
+def _some_survivors(mask: Tensor) -> tuple[Tensor, Tensor]:
     survivors = mask.nonzero().squeeze(1)
-    return survivors, survivors[:: -(-len(survivors) // PROBED) or 1]
+    return survivors, survivors[:: -(-len(survivors) // SURVIVORS_USED) or 1]

@@ -25,8 +25,6 @@ from flatlab.defenses.label_smoothing import LabelSmoothing
 from flatlab.defenses.llr import Llr
 from flatlab.defenses.noise import Noise
 from flatlab.defenses.pgd_at import PgdAt
-from flatlab.defenses.probes import attacked_shift, gauge, pgd_accuracy, quantised, response
-from flatlab.defenses.profile import profile
 from flatlab.defenses.std import Std
 from flatlab.defenses.trades import Trades
 from flatlab.defenses.transforms import BitDepth, Jpeg
@@ -36,14 +34,8 @@ __all__ = [
     "BitDepth",
     "Defense",
     "Jpeg",
-    "attacked_shift",
     "available",
-    "gauge",
     "make",
-    "pgd_accuracy",
-    "profile",
-    "quantised",
-    "response",
 ]
 
 _CLASSES: tuple[type[Defense], ...] = (

@@ -53,7 +53,10 @@ def value_and_gradient(
 ) -> tuple[Tensor, Tensor]:
     """The values (N,) of a per-sample function at x, and its gradients (N, ...) there.
 
-    With `create_graph` both can be differentiated with respect to the parameters.
+    Args:
+        function: inputs (N, ...) -> one value per sample (N,).
+        x: where to take them (N, ...).
+        create_graph: let both be differentiated with respect to the parameters.
     """
     with torch.enable_grad():
         point = x.detach().requires_grad_()
@@ -65,7 +68,15 @@ def value_and_gradient(
 def cross_entropy_attack(
     model: nn.Module, x: Tensor, y: Tensor, *, eps: float, steps: int, alpha: float, streams: Streams
 ) -> Tensor:
-    """Inputs of large cross-entropy within eps of x, from a uniform random start."""
+    """Inputs (N, ...) of large cross-entropy within eps of x, from a uniform random start.
+
+    Args:
+        model: (N, ...) in [0, 1] -> logits (N, C).
+        x: inputs (N, ...) in [0, 1].
+        y: labels (N,).
+        eps, steps, alpha: as in `ascend`.
+        streams: of the start.
+    """
 
     def objective(point: Tensor) -> Tensor:
         return F.cross_entropy(model(point), y, reduction="sum")

@@ -10,18 +10,17 @@ terms share one forward pass at x, in the mode the network is in. The point x + 
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flatlab import checks
 from flatlab.defenses._inner import value_and_gradient
-from flatlab.defenses.base import Defense
+from flatlab.defenses.penalty import Penalty
 
 
 @dataclass(kw_only=True, eq=False)
-class Cure(Defense):
+class Cure(Penalty):
     """Cross-entropy plus the change of its gradient along the direction that an attack would take.
 
     Args:
@@ -33,12 +32,9 @@ class Cure(Defense):
     h: float = 1.0
 
     name = "cure"
-    neutral: ClassVar = {"weight": 0.0}
-    full_precision = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.nonnegative("weight", self.weight)
         checks.positive("h", self.h)
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:

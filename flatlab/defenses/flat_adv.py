@@ -6,7 +6,6 @@ x* is detached; gradients flow through both densities. The attack runs in eval m
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +13,12 @@ from torch import Tensor, nn
 
 from flatlab import checks
 from flatlab.defenses._inner import ascend, uniform_like
-from flatlab.defenses.base import Defense
+from flatlab.defenses.penalty import Penalty
 from flatlab.modes import evaluating
 
 
 @dataclass(kw_only=True, eq=False)
-class FlatAdv(Defense):
+class FlatAdv(Penalty):
     """Cross-entropy plus the largest change of the log-density that a short attack finds.
 
     Args:
@@ -33,12 +32,9 @@ class FlatAdv(Defense):
     alpha: float = 2.5
 
     name = "flat_adv"
-    neutral: ClassVar = {"weight": 0.0}
-    full_precision = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.nonnegative("weight", self.weight)
         checks.at_least("steps", self.steps, 1)
         checks.positive("alpha", self.alpha)
 

@@ -6,18 +6,16 @@ The limit of `flat_rand` for small steps: E_d (d^T g)^2 = |g|_2^2 for random sig
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flatlab import checks
-from flatlab.defenses.base import Defense
+from flatlab.defenses.penalty import Penalty
 
 
 @dataclass(kw_only=True, eq=False)
-class FlatGrad(Defense):
+class FlatGrad(Penalty):
     """Cross-entropy plus the squared norm of the gradient of the log-density. Ignores `eps`.
 
     Args:
@@ -27,12 +25,6 @@ class FlatGrad(Defense):
     weight: float = 0.1
 
     name = "flat_grad"
-    neutral: ClassVar = {"weight": 0.0}
-    full_precision = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.nonnegative("weight", self.weight)
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
         with torch.enable_grad():

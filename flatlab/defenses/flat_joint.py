@@ -7,18 +7,16 @@ penalty on LSE f can be met without changing a single prediction. A penalty on e
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flatlab import checks
 from flatlab.defenses._inner import rademacher_like
-from flatlab.defenses.base import Defense
+from flatlab.defenses.penalty import Penalty
 
 
 @dataclass(kw_only=True, eq=False)
-class FlatJoint(Defense):
+class FlatJoint(Penalty):
     """Cross-entropy plus the squared change of all logits along a random direction, not clipped to [0, 1].
 
     Args:
@@ -28,12 +26,6 @@ class FlatJoint(Defense):
     weight: float = 0.3
 
     name = "flat_joint"
-    neutral: ClassVar = {"weight": 0.0}
-    full_precision = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.nonnegative("weight", self.weight)
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
         moved = model(x + eps * rademacher_like(x, self.streams))

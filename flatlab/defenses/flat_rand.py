@@ -7,18 +7,16 @@ divided by a^2 is that of `flat_grad`. Like the measure of flatness it does not 
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flatlab import checks
 from flatlab.defenses._inner import per_sample, rademacher_like
-from flatlab.defenses.base import Defense
+from flatlab.defenses.penalty import Penalty
 
 
 @dataclass(kw_only=True, eq=False)
-class FlatRand(Defense):
+class FlatRand(Penalty):
     """Cross-entropy plus the squared change of the log-density along a random direction.
 
     Args:
@@ -28,12 +26,6 @@ class FlatRand(Defense):
     weight: float = 10.0
 
     name = "flat_rand"
-    neutral: ClassVar = {"weight": 0.0}
-    full_precision = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.nonnegative("weight", self.weight)
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
         length = per_sample(self.streams.uniform((len(x),)).to(x), x) * eps

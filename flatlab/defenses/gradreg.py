@@ -7,18 +7,16 @@ goes back to Drucker and LeCun (1992); the L1 norm is the one dual to L_inf.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flatlab import checks
 from flatlab.defenses._inner import value_and_gradient
-from flatlab.defenses.base import Defense
+from flatlab.defenses.penalty import Penalty
 
 
 @dataclass(kw_only=True, eq=False)
-class GradReg(Defense):
+class GradReg(Penalty):
     """Cross-entropy plus its first-order growth within the ball.
 
     Args:
@@ -28,12 +26,6 @@ class GradReg(Defense):
     weight: float = 1.0
 
     name = "gradreg"
-    neutral: ClassVar = {"weight": 0.0}
-    full_precision = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.nonnegative("weight", self.weight)
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
         ce, gradient = value_and_gradient(lambda point: F.cross_entropy(model(point), y, reduction="none"), x)

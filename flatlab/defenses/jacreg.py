@@ -9,18 +9,17 @@ It bounds the flatness of the log-density, as |grad LSE f| = |J^T p| <= |J|_F, a
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flatlab import checks
-from flatlab.defenses.base import Defense
+from flatlab.defenses.penalty import Penalty
 
 
 @dataclass(kw_only=True, eq=False)
-class JacReg(Defense):
+class JacReg(Penalty):
     """Cross-entropy plus half the squared Frobenius norm of the input-logit Jacobian. Ignores `eps`.
 
     Args:
@@ -32,12 +31,9 @@ class JacReg(Defense):
     projections: int | None = 1
 
     name = "jacreg"
-    neutral: ClassVar = {"weight": 0.0}
-    full_precision = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.nonnegative("weight", self.weight)
         if self.projections is not None:
             checks.at_least("projections", self.projections, 1)
 

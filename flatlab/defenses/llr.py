@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from flatlab import checks
 from flatlab.defenses._inner import ascend, uniform_like, value_and_gradient
-from flatlab.defenses.base import Defense
+from flatlab.defenses.penalty import Penalty
 from flatlab.modes import evaluating
 
 
 @dataclass(kw_only=True, eq=False)
-class Llr(Defense):
+class Llr(Penalty):
     """Cross-entropy plus its distance from its own linearization, and the slope of that.
 
     Args:
@@ -37,11 +37,9 @@ class Llr(Defense):
 
     name = "llr"
     neutral: ClassVar = {"weight": 0.0, "mu": 0.0}
-    full_precision = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.nonnegative("weight", self.weight)
         checks.nonnegative("mu", self.mu)
         checks.at_least("steps", self.steps, 1)
         checks.positive("alpha", self.alpha)

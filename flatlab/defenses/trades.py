@@ -60,7 +60,14 @@ def divergence(logits: Tensor, other: Tensor) -> Tensor:
 
 
 def divergence_attack(model: nn.Module, x: Tensor, *, eps: float, steps: int, alpha: float, streams: Streams) -> Tensor:
-    """Inputs within eps of x where the prediction diverges most from that at x."""
+    """Inputs (N, ...) within eps of x where the prediction diverges most from that at x.
+
+    Args:
+        model: (N, ...) in [0, 1] -> logits (N, C).
+        x: inputs (N, ...) in [0, 1].
+        eps, steps, alpha: as in `flatlab.defenses._inner.ascend`.
+        streams: of the start.
+    """
     with evaluating(model), torch.no_grad():
         target = model(x).softmax(1)
 

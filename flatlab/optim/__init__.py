@@ -9,7 +9,6 @@ All of them pass the laws in tests/laws, as torch's own do. With `networks=S` th
 first dimension of every parameter, as if each were alone.
 """
 
-from flatlab.optim import probes
 from flatlab.optim.adam_cm import AdamCG, AdamCM
 from flatlab.optim.registry import OptimizerInfo, info, list_optimizers, make_optimizer
 from flatlab.optim.sam import ASAM, GSAM, SAGM, SAM
@@ -28,5 +27,4 @@ __all__ = [
     "info",
     "list_optimizers",
     "make_optimizer",
-    "probes",
 ]

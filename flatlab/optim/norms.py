@@ -29,7 +29,7 @@ class Bucket:
     grads: list[Tensor]
 
 
-def gather(groups: Iterable[dict[str, Any]], name: str) -> list[Bucket]:
+def gradient_buckets(groups: Iterable[dict[str, Any]], name: str) -> list[Bucket]:
     """The buckets of all parameters that have a gradient; RuntimeError, in the name of optimizer `name`, if sparse."""
     buckets: list[Bucket] = []
     for group in groups:
@@ -41,13 +41,13 @@ def gather(groups: Iterable[dict[str, Any]], name: str) -> list[Bucket]:
                 raise RuntimeError(f"{name} does not support sparse gradients: use a dense layer (sparse=False)")
             bucket = kinds.setdefault((param.device, param.dtype), Bucket(group, [], [], []))
             bucket.sources.append(param)
-            bucket.params.append(real(param.detach()))
-            bucket.grads.append(real(param.grad.detach()))
+            bucket.params.append(as_real(param.detach()))
+            bucket.grads.append(as_real(param.grad.detach()))
         buckets += kinds.values()
     return buckets
 
 
-def real(tensor: Tensor) -> Tensor:
+def as_real(tensor: Tensor) -> Tensor:
     """A complex tensor as a view of pairs of reals, any other one as it is."""
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
@@ -65,21 +65,28 @@ def norm(lists: Sequence[Sequence[Tensor]], networks: int | None) -> Tensor:
 
 
 def inner(a: Sequence[Sequence[Tensor]], b: Sequence[Sequence[Tensor]], networks: int | None) -> Tensor:
-    """The inner product of two equally shaped lists of lists: a scalar, or (S,) over the slices along dim 0."""
-    products = [p for x, y in zip(a, b, strict=True) if x for p in torch._foreach_mul(wide(x), wide(y))]
+    """The inner product over all tensors: a scalar, or (S,) over the slices along dim 0.
+
+    Args:
+        a, b: lists of lists of tensors, equally shaped.
+        networks: number S of stacked networks; None for a scalar.
+    """
+    products = [
+        p for x, y in zip(a, b, strict=True) if x for p in torch._foreach_mul(at_least_float32(x), at_least_float32(y))
+    ]
     return _together([p.sum() if networks is None else p.reshape(networks, -1).sum(1) for p in products]).sum(0)
 
 
-def times(tensors: Sequence[Tensor], factor: Tensor) -> list[Tensor]:
+def scaled(tensors: Sequence[Tensor], factor: Tensor) -> list[Tensor]:
     """New tensors: each one times `factor`, a scalar or one number for each slice; at least in float32."""
-    tensors = wide(tensors)
+    tensors = at_least_float32(tensors)
     factor = factor.to(tensors[0])
     if factor.ndim == 0:
         return list(torch._foreach_mul(tensors, factor))
     return list(torch._foreach_mul(tensors, [_rows(factor, t) for t in tensors]))
 
 
-def blank_(tensors: Sequence[Tensor], where: Tensor) -> None:
+def zero_where_(tensors: Sequence[Tensor], where: Tensor) -> None:
     """Set to zero, in place, what `where` marks: everything, or slices along dim 0; free of NaN, unlike a product."""
     if where.device.type == "cpu" and not bool(where.any()):
         return  # looking is free on a CPU; on an accelerator it would wait for the device
@@ -88,13 +95,13 @@ def blank_(tensors: Sequence[Tensor], where: Tensor) -> None:
         tensor.masked_fill_(_rows(mask, tensor) if mask.ndim else mask, 0.0)
 
 
-def spoil_(tensor: Tensor, where: Tensor) -> None:
+def nan_where_(tensor: Tensor, where: Tensor) -> None:
     """Make `tensor` NaN, in place, where `where` says: everywhere, or in slices along dim 0."""
     mask = where.to(tensor.device)
     tensor.masked_fill_(_rows(mask, tensor) if mask.ndim else mask, torch.nan)
 
 
-def wide(tensors: Sequence[Tensor]) -> list[Tensor]:
+def at_least_float32(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Half precision as float32, anything else as it is."""
     return [t.float() if t.dtype in _LOW else t for t in tensors]
 

@@ -35,63 +35,30 @@ gradient NaN: a GradScaler then skips the step, and without one the base gets a 
 With stacked networks that concerns the network in question alone.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from flatlab import checks
 from flatlab.optim import norms
 from flatlab.optim.norms import Bucket
 from flatlab.optim.two_pass import TwoPass
-from flatlab.optim.wrapper import BaseOptimizer
 
 
 class SAM(TwoPass):
     """Descend along the gradient at the worst point, to first order, within distance rho.
 
     Args:
-        params: tensors, named tensors, or dicts with options of their own, also `rho`, `adaptive` and `eta`.
-        base_optimizer: an optimizer class, or an instance that holds exactly these parameters. Groups and state are
-            shared with it, so a scheduler may be given either. Bases that need a closure (LBFGS) are refused.
         rho: length of the perturbation, >= 0; 0 is the base optimizer.
         adaptive: measure the perturbation relative to the size of each weight, as ASAM does.
         eta: added to |w| if adaptive.
-        model: the network. Given, its BatchNorm running statistics come from the first pass only; None leaves them
-            to be updated in both.
-        running_stats: "first", or "both" to update them twice although `model` is given.
-        networks: S if every parameter has shape (S, ...), one slice for each of S networks: each has its own norm.
-        base_options: for the base class, such as lr. Not with an instance.
 
-    Raises:
-        ValueError, TypeError: an option out of range, an instance with other parameters, a base that cannot be one.
-        RuntimeError: sparse gradients; calls of `first_step`, `second_step` and `step` out of order.
+    The other arguments and the errors are those of `TwoPass`.
     """
 
-    def __init__(
-        self,
-        params: Iterable[Any],
-        base_optimizer: BaseOptimizer = torch.optim.SGD,
-        *,
-        rho: float = 0.05,
-        adaptive: bool = False,
-        eta: float = 0.0,
-        model: nn.Module | None = None,
-        running_stats: str = "first",
-        networks: int | None = None,
-        **base_options: Any,
-    ) -> None:
-        own = {"rho": rho, "adaptive": adaptive, "eta": eta}
-        super().__init__(
-            params,
-            base_optimizer,
-            own,
-            model=model,
-            running_stats=running_stats,
-            networks=networks,
-            base_options=base_options,
-        )
+    own_options: ClassVar = {"rho": 0.05, "adaptive": False, "eta": 0.0}
 
 
 class ASAM(TwoPass):
@@ -100,74 +67,25 @@ class ASAM(TwoPass):
     T applies to all tensors; a group with `adaptive=False` has T = 1. The options are those of `SAM`.
     """
 
-    def __init__(
-        self,
-        params: Iterable[Any],
-        base_optimizer: BaseOptimizer = torch.optim.SGD,
-        *,
-        rho: float = 0.5,
-        eta: float = 0.01,
-        model: nn.Module | None = None,
-        running_stats: str = "first",
-        networks: int | None = None,
-        **base_options: Any,
-    ) -> None:
-        own = {"rho": rho, "adaptive": True, "eta": eta}
-        super().__init__(
-            params,
-            base_optimizer,
-            own,
-            model=model,
-            running_stats=running_stats,
-            networks=networks,
-            base_options=base_options,
-        )
+    own_options: ClassVar = {"rho": 0.5, "adaptive": True, "eta": 0.01}
 
 
 class GSAM(TwoPass):
     """SAM that also shrinks the gap between the perturbed loss and the loss, without touching the former's descent.
 
     Args:
-        alpha: how much of the part of g0 orthogonal to g1 is taken away, >= 0; 0 is SAM.
         rho: length of the perturbation, unless both bounds below are given.
+        alpha: how much of the part of g0 orthogonal to g1 is taken away, >= 0; 0 is SAM.
         rho_min, rho_max: then rho = rho_min + (rho_max - rho_min) lr / lr_max, written into the group at each step.
             lr_max is the `max_lr` of a group that a cyclic schedule has set, else the largest of its `initial_lr`, its
             lr when this optimizer was made, and its lr since; the lowest lr is taken to be 0. An lr that is a tensor
             on an accelerator is waited for.
-
-    The other options are those of `SAM`; alpha, rho_min and rho_max may differ between groups.
+        adaptive, eta: as in `SAM`.
     """
 
     mixes = True
-
-    def __init__(
-        self,
-        params: Iterable[Any],
-        base_optimizer: BaseOptimizer = torch.optim.SGD,
-        *,
-        rho: float = 0.05,
-        alpha: float = 0.4,
-        rho_min: float | None = None,
-        rho_max: float | None = None,
-        adaptive: bool = False,
-        eta: float = 0.0,
-        model: nn.Module | None = None,
-        running_stats: str = "first",
-        networks: int | None = None,
-        **base_options: Any,
-    ) -> None:
-        own = {"rho": rho, "alpha": alpha, "rho_min": rho_min, "rho_max": rho_max, "adaptive": adaptive, "eta": eta}
-        super().__init__(
-            params,
-            base_optimizer,
-            {**own, "largest_lr": 0.0},
-            model=model,
-            running_stats=running_stats,
-            networks=networks,
-            base_options=base_options,
-        )
-        for group in self.param_groups:
-            self._schedule(group)
+    own_options: ClassVar = SAM.own_options | {"alpha": 0.4, "rho_min": None, "rho_max": None}
+    remembers: ClassVar = {"largest_lr": 0.0}
 
     def _schedule(self, group: dict[str, Any]) -> None:
         low, high = self.option(group, "rho_min"), self.option(group, "rho_max")
@@ -190,7 +108,7 @@ class GSAM(TwoPass):
         for bucket, (g1, g0) in zip(buckets, known, strict=True):
             alpha = self.option(bucket.group, "alpha")
             if alpha:
-                torch._foreach_copy_(bucket.grads, norms.times(bucket.grads, 1 + alpha * along))
+                torch._foreach_copy_(bucket.grads, norms.scaled(bucket.grads, 1 + alpha * along))
                 torch._foreach_add_(g1, g0, alpha=-alpha)
 
     def _check_group(self, group: Mapping[str, Any]) -> None:
@@ -208,39 +126,15 @@ class SAGM(TwoPass):
     Args:
         rho: length of the perturbation.
         alpha: how far the perturbation is pulled back along g0, in units of g0, >= 0.
+        adaptive, eta: as in `SAM`, for the first term of eps alone.
 
-    The final gradient is the mean of the two, as in the authors' code; the objective's sum would double the lr. If
-    `adaptive`, only the first term of eps is. The other options are those of `SAM`.
+    The final gradient is the mean of the two, as in the authors' code; the objective's sum would double the lr.
     """
 
     mixes = True
+    own_options: ClassVar = SAM.own_options | {"alpha": 0.001}
 
-    def __init__(
-        self,
-        params: Iterable[Any],
-        base_optimizer: BaseOptimizer = torch.optim.SGD,
-        *,
-        rho: float = 0.05,
-        alpha: float = 0.001,
-        adaptive: bool = False,
-        eta: float = 0.0,
-        model: nn.Module | None = None,
-        running_stats: str = "first",
-        networks: int | None = None,
-        **base_options: Any,
-    ) -> None:
-        own = {"rho": rho, "alpha": alpha, "adaptive": adaptive, "eta": eta}
-        super().__init__(
-            params,
-            base_optimizer,
-            own,
-            model=model,
-            running_stats=running_stats,
-            networks=networks,
-            base_options=base_options,
-        )
-
-    def _pull(self, group: dict[str, Any]) -> float:
+    def _pull_back(self, group: dict[str, Any]) -> float:
         return self.option(group, "alpha")
 
     def _mix(self, buckets: list[Bucket], first: list[list[Tensor | None]]) -> None:

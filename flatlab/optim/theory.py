@@ -16,12 +16,11 @@ in Memory-Augmented Adam using Critical Momenta).
 """
 
 from collections import deque
-from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flatlab.names import one_of
+from flatlab.checks import one_of
 
 INITS = ("paper", "official", "corrected")
 
@@ -69,6 +68,13 @@ def simulate_quadratic(
 
     Computed step by step, independently of the polynomial. An optimizer whose memory starts empty, and which divides
     by the number of items in it, differs in the first C steps. Unstable iterates overflow in the end, to inf and nan.
+
+    Args:
+        mu: learning rate times curvature, >= 0.
+        capacity: C, the number of momenta in memory; 0 for none.
+        beta1: decay of the momentum, in [0, 1).
+        steps: how many.
+        start: x_0.
     """
     _check(mu, capacity, beta1)
     x, m, path = start, 0.0, [start]
@@ -81,15 +87,11 @@ def simulate_quadratic(
     return np.array(path)
 
 
-def misjudged(capacities: Iterable[int], betas: Iterable[float], *, margin: float = 0.02) -> tuple[int, int]:
-    """How often 20,000 simulated steps contradict `stable_curvature`, just below and just above it: (wrong, cases)."""
-    cases = [(c, b, stable_curvature(c, b), factor) for b in betas for c in capacities for factor in (-margin, margin)]
-    ends = [abs(simulate_quadratic((1 + f) * mu, c, b, 20_000)[-100:]).max() for c, b, mu, f in cases]
-    return sum(bool(end < 1) != (f < 0) for end, (*_, f) in zip(ends, cases, strict=True)), len(cases)
-
-
 def overshoot(mu: float, capacity: int, beta1: float = 0.9, steps: int = 1000) -> float:
-    """The lowest x_t on the way from x_0 = 1 to the minimum at 0: below zero by how far it is overshot."""
+    """The lowest x_t on the way from x_0 = 1 to the minimum at 0: below zero by how far it is overshot.
+
+    The arguments are those of `simulate_quadratic`.
+    """
     return float(simulate_quadratic(mu, capacity, beta1, steps).min())
 
 

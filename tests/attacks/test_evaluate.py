@@ -55,9 +55,9 @@ def test_single_attacks_agree_with_the_evaluation(outcome, std, digits, accuracy
 def test_restarts_on_survivors_change_no_number(outcome, std, digits):
     x, y = digits
     spec = SHORT[1]
-    from flatlab.attacks.runners import Run
+    from flatlab.attacks.runners import Evaluation
 
-    run = Run(std, x, y, EPS, 512, 0)
+    run = Evaluation(std, x, y, EPS, 512, 0)
     generator = run.generator(spec.name)
     alive = outcome.clean_correct.clone()
     shares = []
@@ -266,3 +266,16 @@ def test_suites_are_checked(std, digits):
         attacks.evaluate_robustness(binary, x, y % 2, EPS, suite="fast")
     margins = (AttackSpec("PGD", "pgd", loss="margin"), AttackSpec("Square", "square", queries=5))
     attacks.evaluate_robustness(binary, x, y % 2, EPS, suite=margins)
+
+
+def test_drops_by_scale_are_shares_of_all_samples() -> None:
+    from flatlab.attacks.runners import Evaluation, drops_by_scale
+
+    model = torch.nn.Linear(1, 2)  # class 0 above 1/2
+    model.load_state_dict({"weight": torch.tensor([[1.0], [-1.0]]), "bias": torch.tensor([-0.5, 0.5])})
+    x, y = torch.full((8, 1), 0.55), torch.zeros(8, dtype=torch.int64)
+    survived = torch.arange(8) < 2  # so says an attack; all samples can in fact be fooled
+    found = drops_by_scale(Evaluation(model.eval(), x, y, 0.1, 512, 0), survived)
+    assert found == {0.1: 0.25, 10.0: 0.25}
+    assert drops_by_scale(Evaluation(model, x, y, 0.0, 512, 0), survived) == {0.1: 0.0, 10.0: 0.0}
+    assert drops_by_scale(Evaluation(model, x, y, 0.1, 512, 0), survived & False) == {}

@@ -134,6 +134,14 @@ class TestKnownSpectra:
             share = many.weights[many.values > edge].sum().item()
             assert share == pytest.approx((exact > edge).double().mean().item(), abs=0.03)
 
+    def test_the_density_is_smoothed_by_a_hundredth_of_the_range(self, mlp):
+        found = flatness.spectral_density(mlp, steps=5, probes=2, generator=gen())
+        width = 0.01 * float(found.values.max() - found.values.min())
+        same = flatness.spectral_density(mlp, steps=5, probes=2, bandwidth=width, generator=gen())
+        assert torch.equal(found.grid, same.grid)
+        assert torch.equal(found.density, same.density)
+        assert float(found.grid[0]) == pytest.approx(float(found.values.min()) - 5 * width)
+
 
 class TestEigenvalues:
     def test_multiplicities_and_negative_ends(self):

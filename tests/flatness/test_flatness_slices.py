@@ -50,6 +50,11 @@ class TestLikelihoodPlane:
             gap = raw.values - plane.values
             torch.testing.assert_close(gap, gap[:, :1, :1].expand_as(gap), atol=1e-4, rtol=0)
 
+    def test_the_centre_of_a_plane_with_axes_of_different_lengths(self):
+        plane = flatness.Plane(torch.arange(15.0).reshape(3, 5), torch.linspace(-1, 1, 3), torch.linspace(-1, 1, 5))
+        assert plane.normalized("center").values.tolist() == (torch.arange(15.0) - 7).reshape(3, 5).tolist()
+        assert plane.normalized("peak").values.tolist() == (torch.arange(15.0) - 14).reshape(3, 5).tolist()
+
     def test_one_input_in_every_form(self, images, classifier):
         x, d2 = images[0][0], flatness.rademacher(images[0][0], generator=gen())
         d1 = flatness.gradient_sign(classifier, x[None], images[1][:1])

@@ -1,6 +1,7 @@
 """The optimizers that test_optimizer_*.py put through their laws, each in several settings.
 
-A test that asks for one of the names in `WANTED` runs once for every case of that kind. torch's own Adam and SGD are
+A test that asks for one of the names in `WANTED` runs once for every case of that kind, and for no other: a law that
+does not concern a case has no item for it. torch's own Adam and SGD are
 among the cases: a law that they break is not a law.
 """
 
@@ -59,6 +60,11 @@ class Case:
     @property
     def base(self) -> type[torch.optim.Optimizer]:
         return self.options.get("base_optimizer", torch.optim.SGD if self.two_pass else self.cls)
+
+    @property
+    def torch_base(self) -> bool:
+        """Whether the parameters are moved by an optimizer of torch's."""
+        return self.base.__module__.startswith("torch")
 
     def make(self, params: Iterable[Any], **options: Any) -> Any:
         return self.cls(params, **{"lr": 0.01, **self.options, **options})
@@ -163,13 +169,32 @@ COMPILED = [
     Case(SGDCM, {"capturable": True}),
     Case(SGDCG, {"capturable": True, "policy": "fifo"}),
 ]
+
+
+@pytest.fixture(scope="session")
+def cases() -> list[Case]:
+    """All of them, the controls included."""
+    return CASES
+
+
 WANTED: dict[str, Callable[[Case], bool]] = {
     "case": lambda case: True,
     "own": lambda case: not case.control,
     "one_pass": lambda case: not case.two_pass,
     "two_pass": lambda case: case.two_pass,
     "memory": lambda case: not case.control and not case.two_pass,
+    # torch's bases have a fused kernel of their own, for which they may be asked
+    "unfused": lambda case: not case.control and not case.torch_base,
+    # torch's SGD takes sparse gradients
+    "dense": lambda case: case.two_pass or case.cls is not torch.optim.SGD,
+    "takes_complex": lambda case: case.torch_base,
+    "refuses_complex": lambda case: not case.torch_base,
+    "descending": lambda case: not case.options.get("maximize"),
     "captured": lambda case: not case.two_pass and case.capturable,
+    "captured_memory": lambda case: not case.control and not case.two_pass and case.capturable,
+    "uncaptured_memory": lambda case: not case.control and not case.two_pass and not case.capturable,
+    # torch fills groups when unpickling only
+    "fills_loaded": lambda case: not case.control,
     "compiled": lambda case: False,  # COMPILED instead
 }
 
@@ -178,4 +203,5 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for name, wanted in WANTED.items():
         if name in metafunc.fixturenames:
             cases = COMPILED if name == "compiled" else [case for case in CASES if wanted(case)]
+            assert cases, f"no optimizer is {name}"
             metafunc.parametrize(name, cases, ids=str)

@@ -1,7 +1,10 @@
 """Laws that every registered defense obeys; a new one is tested by being registered."""
 
 import dataclasses
+import importlib
+import inspect
 import math
+import pkgutil
 from collections.abc import Iterator
 
 import pytest
@@ -48,6 +51,18 @@ def gradients(loss: Tensor, model: nn.Module) -> list[Tensor]:
     found = [p.grad if p.grad is not None else torch.zeros_like(p) for p in model.parameters()]
     model.zero_grad(set_to_none=True)
     return found
+
+
+def test_every_defense_that_a_file_defines_is_registered() -> None:
+    for module in pkgutil.iter_modules(defenses.__path__, "flatlab.defenses."):
+        importlib.import_module(module.name)
+    pending, named = [Defense], set()
+    while pending:
+        cls = pending.pop()
+        pending += [sub for sub in cls.__subclasses__() if sub.__module__.startswith("flatlab.")]
+        named |= {cls.name} if not inspect.isabstract(cls) else set()
+    assert named == set(defenses.available())
+    assert set(CHEAP) <= named
 
 
 @every_kind

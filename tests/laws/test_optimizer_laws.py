@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from flatlab import optim
+
 # What each option refuses, and how messages may call it.
 BAD: dict[str, tuple[str, tuple[Any, ...]]] = {
     "lr": ("lr|learning rate", (-1.0, math.nan)),
@@ -41,6 +43,24 @@ def equal(found: list[Tensor], expected: list[Tensor]) -> bool:
 
 def values(params: list[Tensor]) -> list[Tensor]:
     return [p.detach().clone() for p in params]
+
+
+# --- the table of cases -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in optim.list_optimizers() if optim.info(name).family != "torch"])
+def test_every_optimizer_of_the_registry_is_a_case(cases, name: str) -> None:
+    found = optim.info(name)
+    cls = getattr(found.factory, "func", found.factory)
+    assert any(case.cls is cls and case.options.items() >= found.defaults.items() for case in cases)
+
+
+def test_every_optimizer_class_is_in_the_registry(cases) -> None:
+    exported = (getattr(optim, name) for name in optim.__all__)
+    classes = {cls for cls in exported if isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)}
+    assert classes
+    assert classes <= {optim.info(name).factory for name in optim.list_optimizers()}
+    assert classes == {case.cls for case in cases if not case.control}
 
 
 # --- construction -----------------------------------------------------------------------------------------------------
@@ -117,13 +137,14 @@ def test_takes_named_parameters(case) -> None:
     assert other.state_dict()["param_groups"][0]["param_names"] == ["weight0", "weight1", "weight2"]
 
 
-def test_refuses_what_is_not_offered(own) -> None:
+def test_refuses_to_be_differentiable(own) -> None:
     with pytest.raises((RuntimeError, ValueError, NotImplementedError), match="differentiable"):
         own.make(own.params(), differentiable=True)
-    if own.two_pass and own.base is not own.cls:
-        return  # torch's bases have a fused kernel of their own
+
+
+def test_refuses_to_be_fused(unfused) -> None:
     with pytest.raises(TypeError, match="fused"):
-        own.make(own.params(), fused=True)
+        unfused.make(unfused.params(), fused=True)
 
 
 def test_repr_lists_groups_and_options(case) -> None:
@@ -131,7 +152,8 @@ def test_repr_lists_groups_and_options(case) -> None:
     text = repr(case.make([{"params": params[:1]}, {"params": params[1:]}]))
     assert case.cls.__name__ in text
     assert "Parameter Group 1" in text
-    assert all(f"{option}:" in text for option in case.options.keys() - NOT_IN_GROUPS)
+    assert case.arguments > NOT_IN_GROUPS & case.arguments
+    assert all(f"{option}:" in text for option in case.arguments - NOT_IN_GROUPS)
 
 
 # --- the step ---------------------------------------------------------------------------------------------------------
@@ -154,16 +176,19 @@ def test_runs_the_closure_with_gradients_on_and_returns_its_first_loss(case) -> 
     assert not any(p.grad_fn for p in params)
 
 
-def test_takes_a_step_without_closure_only_if_one_pass_is_enough(case) -> None:
-    (params, opt), (others, other) = case.built(), case.built()
-    case.closure(params, 0)()
-    if case.two_pass:
-        with pytest.raises(RuntimeError, match="closure"):
-            opt.step()
-        return
+def test_takes_a_step_without_closure_if_one_pass_is_enough(one_pass) -> None:
+    (params, opt), (others, other) = one_pass.built(), one_pass.built()
+    one_pass.closure(params, 0)()
     assert opt.step() is None
-    case.run(other, others, [0])
+    one_pass.run(other, others, [0])
     assert equal(params, others)
+
+
+def test_refuses_a_step_without_closure_if_it_takes_two_passes(two_pass) -> None:
+    params, opt = two_pass.built()
+    two_pass.closure(params, 0)()
+    with pytest.raises(RuntimeError, match="closure"):
+        opt.step()
 
 
 def test_refuses_a_closure_that_cannot_be_called(case) -> None:
@@ -187,18 +212,16 @@ def test_a_parameter_without_gradient_keeps_value_and_state(case) -> None:
     before, others = case.frozen(opt, params[1:2]), values(params[::2])
     case.run(opt, params, range(3, 5), idle=[1])
     after = case.frozen(opt, params[1:2])
-    mine = [key for key in before if key.startswith(("/params", "/state/1/")) and not key.endswith("/cohort")]
+    mine = [key for key in before if key.startswith(("/params", "/state/1/")) and not key.endswith("/memory_group")]
     assert {key: before[key] for key in mine} == {key: after[key] for key in mine}
     assert not any(torch.equal(a, b) for a, b in zip(others, params[::2], strict=True))
 
 
-def test_refuses_sparse_gradients_before_anything_changes(case) -> None:
-    if case.base is torch.optim.SGD and not case.two_pass:
-        pytest.skip("torch's SGD takes sparse gradients")
+def test_refuses_sparse_gradients_before_anything_changes(dense) -> None:
     for steps in (0, 2):
-        params, opt = case.built()
-        case.run(opt, params, range(steps))
-        before, inner = case.frozen(opt, params), case.closure(params, 5)
+        params, opt = dense.built()
+        dense.run(opt, params, range(steps))
+        before, inner = dense.frozen(opt, params), dense.closure(params, 5)
 
         def closure(inner=inner, params=params) -> Tensor:
             loss = inner()
@@ -207,25 +230,24 @@ def test_refuses_sparse_gradients_before_anything_changes(case) -> None:
 
         with pytest.raises(RuntimeError, match="sparse"):
             opt.step(closure)
-        if steps or not case.control:  # torch's Adam makes the states of the parameters that come first
-            assert case.frozen(opt, params) == before
+        if steps or not dense.control:  # torch's Adam makes the states of the parameters that come first
+            assert dense.frozen(opt, params) == before
 
 
-def test_complex_parameters_are_pairs_of_reals_or_refused(case) -> None:
-    pairs = case.params(shapes=[(3, 4, 2)])
+def test_complex_parameters_are_pairs_of_reals(takes_complex) -> None:
+    pairs = takes_complex.params(shapes=[(3, 4, 2)])
     numbers = [torch.view_as_complex(pairs[0].detach().clone()).requires_grad_()]
-    try:
-        opt = case.make(numbers)
-        for t in range(3):
-            opt.step(lambda t=t: _complex_loss(opt, numbers[0], t))
-    except (RuntimeError, ValueError, TypeError) as error:
-        assert "complex" in str(error)  # noqa: PT017
-        assert not case.control
-        return
-    real = case.make(pairs)
+    opt, real = takes_complex.make(numbers), takes_complex.make(pairs)
     for t in range(3):
+        opt.step(lambda t=t: _complex_loss(opt, numbers[0], t))
         real.step(lambda t=t: _complex_loss(real, pairs[0], t))
     close([torch.view_as_real(numbers[0].detach())], pairs)
+
+
+def test_refuses_complex_parameters(refuses_complex) -> None:
+    numbers = [torch.zeros(3, 4, dtype=torch.complex128, requires_grad=True)]
+    with pytest.raises(ValueError, match="complex"):
+        refuses_complex.make(numbers)
 
 
 def _complex_loss(opt: Any, p: Tensor, t: int) -> Tensor:
@@ -236,21 +258,30 @@ def _complex_loss(opt: Any, p: Tensor, t: int) -> Tensor:
     return loss
 
 
-def test_a_group_added_later_begins_afresh(case) -> None:
+def test_a_group_added_later_has_all_options_and_is_trained(case) -> None:
     params = case.params()
     opt = case.make(params[:1])
     case.run(opt, params[:1], range(3))
     opt.add_param_group({"params": params[1:], "lr": 0.02})
     assert opt.param_groups[1].keys() == opt.param_groups[0].keys()
+    before = values(params)
     case.run(opt, params, range(3, 6))
-    if case.two_pass:  # one norm over all groups: no separate optimizer does the same
-        assert all(p.isfinite().all() for p in params)
-        return
-    apart = case.params()
-    first, rest = case.make(apart[:1]), case.make(apart[1:], lr=0.02)
-    case.run(first, apart[:1], range(3))
+    assert all(p.isfinite().all() for p in params)
+    assert not any(torch.equal(p, old) for p, old in zip(params, before, strict=True))
+
+
+def test_a_group_added_later_begins_afresh(one_pass) -> None:
+    """Sharpness-aware steps have one norm over all groups: no separate optimizer does the same."""
+    params = one_pass.params()
+    opt = one_pass.make(params[:1])
+    one_pass.run(opt, params[:1], range(3))
+    opt.add_param_group({"params": params[1:], "lr": 0.02})
+    one_pass.run(opt, params, range(3, 6))
+    apart = one_pass.params()
+    first, rest = one_pass.make(apart[:1]), one_pass.make(apart[1:], lr=0.02)
+    one_pass.run(first, apart[:1], range(3))
     for t in range(3, 6):
-        case.closure(apart, t)()
+        one_pass.closure(apart, t)()
         first.step()
         rest.step()
     close(params, apart)
@@ -279,24 +310,23 @@ def test_foreach_equals_one_by_one(case, dtype: torch.dtype, tolerance: float) -
     close(results[2], results[1], tolerance)
 
 
-def test_maximize_is_descent_on_the_negated_loss(case) -> None:
-    if case.options.get("maximize"):
-        return
-    (params, opt), (others, other) = case.built(maximize=True), case.built()
-    case.run(opt, params, range(8))
-    case.run(other, others, range(8), sign=-1.0)
+def test_maximize_is_descent_on_the_negated_loss(descending) -> None:
+    (params, opt), (others, other) = descending.built(maximize=True), descending.built()
+    descending.run(opt, params, range(8))
+    descending.run(other, others, range(8), sign=-1.0)
     close(params, others)
 
 
-def test_capturable_gives_the_same_values(memory) -> None:
-    if not memory.capturable:
-        with pytest.raises(ValueError, match="capturable"):
-            memory.built(capturable=True)
-        return
-    (params, opt), (others, other) = memory.built(capturable=True), memory.built(capturable=False)
-    (third, tensor) = memory.built(capturable=True, lr=torch.tensor(0.01, dtype=torch.float64))
+def test_refuses_to_be_capturable_with_options_that_look_at_the_step(uncaptured_memory) -> None:
+    with pytest.raises(ValueError, match="capturable"):
+        uncaptured_memory.built(capturable=True)
+
+
+def test_capturable_gives_the_same_values(captured_memory) -> None:
+    (params, opt), (others, other) = captured_memory.built(capturable=True), captured_memory.built(capturable=False)
+    (third, tensor) = captured_memory.built(capturable=True, lr=torch.tensor(0.01, dtype=torch.float64))
     for optimizer, ps in ((opt, params), (other, others), (tensor, third)):
-        memory.run(optimizer, ps, range(12))
+        captured_memory.run(optimizer, ps, range(12))
     close(params, others, 1e-5)  # step, and with it 1 - beta^step, are float32 on the device, as in torch
     close(params, third, 1e-7)
 
@@ -354,6 +384,7 @@ def test_channels_last_changes_nothing(case) -> None:
     close(params, last)
     assert last[0].is_contiguous(memory_format=torch.channels_last)
     buffers = [b for b in other.state[last[0]].values() if isinstance(b, Tensor) and b.shape == last[0].shape]
+    assert buffers or (case.base is torch.optim.SGD and not case.options.get("momentum"))
     assert all(b.device == last[0].device and order(b) == order(last[0]) for b in buffers)
 
 

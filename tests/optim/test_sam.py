@@ -216,12 +216,13 @@ def test_weights_come_back_exactly_when_the_second_pass_raises(method: Any) -> N
 @each_method
 def test_the_base_steps_from_the_old_weights(method: Any) -> None:
     model = network(dtype=torch.float32)
-    optimizer = method(model.parameters(), lr=0.1, rho=1000.0)
+    optimizer = method(model.parameters(), lr=0.1, rho=1000.0, momentum=0.9)
     seen: list[list[Tensor]] = []
     optimizer.base.register_step_pre_hook(lambda *_: seen.append([p.detach().clone() for p in model.parameters()]))
     before = [p.detach().clone() for p in model.parameters()]
     train(optimizer, model, 1)
     assert same(seen[0], before)
+    assert len(optimizer.state) == len(before)
     assert all(set(entry) == {"momentum_buffer"} for entry in optimizer.state.values())
 
 

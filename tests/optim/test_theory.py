@@ -128,9 +128,3 @@ class TestFirstSteps:
 def test_errors_name_the_value_and_the_bound(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-def test_simulations_agree_with_the_threshold_and_would_show_a_wrong_one(monkeypatch):
-    assert theory.misjudged((0, 2), (0.9,)) == (0, 4)
-    monkeypatch.setattr(theory, "stable_curvature", lambda c, b: 2 * STABLE[b][CAPACITIES.index(c)])
-    assert theory.misjudged((0, 2), (0.9,)) == (2, 4)

@@ -1,19 +1,19 @@
-"""The profile of a network: the same numbers as the measures it is made of, and the same again for the same seed."""
+"""Measurements on a network: the numbers of the measures they are made of, and the same again for the same seed."""
 
 import warnings
 
 import pytest
 import torch
 
-from flatlab import attacks, defenses, flatness, models, train
-from flatlab.defenses import profile
+from flatlab import attacks, flatness, models, train
+from flatlab.studies.likelihood_landscapes import experiments
 
 
-def test_a_profile_gathers_the_measures(digits_test) -> None:
+def test_measuring_a_network_gathers_the_measures(digits_test) -> None:
     net = models.build("mlp", (1, 8, 8), 10, seed=3).eval()
     x, y = digits_test.x[:60], digits_test.y[:60]
     settings = {"suite": "fast", "seed": 5, "directions": 3, "radii": 2}
-    row = profile(net, x, y, 0.1, weights_at=(x, y), **settings)
+    row = experiments.measure_network(net, x, y, 0.1, weights_at=(x, y), **settings)
     report = attacks.evaluate_robustness(net, x, y, 0.1, suite="fast", seed=5)
     assert row["robust"] == report.robust <= row["pgd20"] == report.accuracies["PGD-20"] == row["PGD-20"]
     g = torch.Generator().manual_seed(5)
@@ -23,8 +23,8 @@ def test_a_profile_gathers_the_measures(digits_test) -> None:
     moved = flatness.log_density(net(attacks.pgd(net, x, y, 0.1, steps=20, generator=g)))
     assert row["shift"] == pytest.approx(float((moved - flatness.log_density(net(x))).abs().mean().detach()), rel=1e-5)
     assert row["sharpness"] > 0
-    assert row == profile(net, x, y, 0.1, weights_at=(x, y), **settings)
-    assert "trace" not in profile(net, x, y, 0.1, **settings)
+    assert row == experiments.measure_network(net, x, y, 0.1, weights_at=(x, y), **settings)
+    assert "trace" not in experiments.measure_network(net, x, y, 0.1, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def seen(digits_test):
 
 
 def test_log_softmax_flattens_and_changes_no_prediction(seen) -> None:
-    found = defenses.gauge(*seen, 0.1, seed=1)
+    found = experiments.effect_of_log_softmax(*seen, 0.1, seed=1)
     assert found["phi"] < 1e-5
     assert found["changed"] == 0
     assert abs(found["attack"]) < 0.05
@@ -45,15 +45,15 @@ def test_accuracy_under_an_attack_is_that_at_its_points(seen) -> None:
         g = torch.Generator().manual_seed(2)
         at = attacks.pgd(net, x, y, 0.1, steps=5, loss=loss, generator=g)
         expected = float((net(at).argmax(1) == y).double().mean())
-        assert defenses.pgd_accuracy(net, x, y, 0.1, loss=loss, steps=5, seed=2) == expected
+        assert experiments.pgd_accuracy(net, x, y, 0.1, loss=loss, steps=5, seed=2) == expected
 
 
-def test_a_response_is_made_of_the_measures(seen) -> None:
+def test_robustness_and_flatness_are_made_of_the_measures(seen) -> None:
     net, x, y = seen
     g = torch.Generator().manual_seed(2)
     phi = flatness.likelihood_flatness(net, x, 0.1, directions=4, radii=4, generator=g).mean
     robust = attacks.evaluate_robustness(net, x, y, 0.1, suite="fast", seed=2).robust
-    assert defenses.response(net, x, y, 0.1, seed=2) == {"robust": robust, "phi": phi}
+    assert experiments.robustness_and_flatness(net, x, y, 0.1, seed=2) == {"robust": robust, "phi": phi}
 
 
 def test_a_hidden_gradient_is_found_by_bpda(digits, digits_test) -> None:
@@ -62,5 +62,5 @@ def test_a_hidden_gradient_is_found_by_bpda(digits, digits_test) -> None:
     (net,) = train.fit_seeds(network, digits, train.cross_entropy, recipe, seeds=(0,))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", attacks.ZeroGradientWarning)
-        found = defenses.quantised(net, digits_test.x[:100], digits_test.y[:100], 0.1)
+        found = experiments.accuracy_behind_rounding(net, digits_test.x[:100], digits_test.y[:100], 0.1)
     assert found["PGD with BPDA"] < found["plain PGD"] - 0.1

@@ -1,4 +1,4 @@
-"""Which items a memory holds: the bookkeeping of critical gradients (arXiv 2106.10708) and momenta (arXiv 2307.09638).
+"""Which items a memory holds: the slots of critical gradients (arXiv 2106.10708) and momenta (arXiv 2307.09638).
 
 A memory of C slots receives one item a step, with the norm n of the gradient as its priority:
 
@@ -8,20 +8,21 @@ A memory of C slots receives one item a step, with the norm n of the gradient as
     after every step             p_j <- decay p_j for all j, the new item's included
 
 An item whose norm is not finite is never taken: it would stay for ever. Everything is a tensor (S, ...), one row per
-network, and no decision is read on the host, so a step can be captured into a CUDA graph.
+network, and no decision is read on the host, so a step can be captured into a CUDA graph. The items themselves are kept
+elsewhere, in the optimizer's state (`flatlab.optim.flat_state`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-NAMES = ("priority", "born", "accepted")
-
 
 @dataclass(frozen=True, eq=False)
-class Ledger:
-    """The bookkeeping that parameters share if they began together.
+class MemorySlots:
+    """What is known about each slot of a memory.
 
     Attributes:
         step: number of steps so far, scalar.
@@ -35,6 +36,14 @@ class Ledger:
     born: Tensor
     accepted: Tensor
 
+    NAMES: ClassVar = ("step", "priority", "born", "accepted")
+    """Under which the optimizer's state of a parameter holds them."""
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Self:
+        """The slots of a parameter with this optimizer state, not copied."""
+        return cls(*(state[name] for name in cls.NAMES))
+
     @property
     def capacity(self) -> int:
         """The number of slots C."""
@@ -45,8 +54,13 @@ class Ledger:
         """How many slots hold an item, (S,)."""
         return self.accepted.clamp(max=self.capacity)
 
-    def offer(self, norm: Tensor, *, decay: float, policy: str) -> tuple[Tensor, Tensor]:
-        """Decide on the items of this step, whose gradients have the norms (S,), and write the decision down.
+    def admit(self, norm: Tensor, *, decay: float, policy: str) -> tuple[Tensor, Tensor]:
+        """Decide whether the items of this step are taken, and keep their priority and age if so.
+
+        Args:
+            norm: gradient norms (S,), the priorities of the items.
+            decay: what every priority is multiplied with afterwards, in (0, 1].
+            policy: "priority" or "fifo".
 
         Returns:
             The slot of each network's item, (S,), and whether it is taken, (S,).

@@ -1,6 +1,6 @@
 """Small experiments that show what an optimizer does, on problems whose answer is known or plain."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -9,10 +9,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from flatlab import checks
+from flatlab.optim.theory import simulate_quadratic, stable_curvature
 
 
-def constant_gradient(factory: Callable[..., Optimizer], *, steps: int) -> list[float]:
-    """The moves of one coordinate under the gradient 1, of an optimizer made by factory([p], lr=1.0)."""
+def steps_on_constant_gradient(factory: Callable[..., Optimizer], *, steps: int) -> list[float]:
+    """How far the first `steps` steps move one coordinate under the gradient 1, in units of the learning rate.
+
+    `factory` makes the optimizer, called as factory([p], lr=1.0).
+    """
     point = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     optimizer, places = factory([point], lr=1.0), [0.0]
     for _ in range(checks.at_least("steps", steps, 1)):
@@ -22,10 +26,20 @@ def constant_gradient(factory: Callable[..., Optimizer], *, steps: int) -> list[
     return [before - after for before, after in pairwise(places)]
 
 
-def quadratic_path(
+def end_on_noisy_quadratic(
     factory: Callable[..., Optimizer], *, steps: int, generator: torch.Generator, idle: int = 0
 ) -> Tensor:
-    """Where three coordinates end on a unit quadratic with unit gradient noise, after `idle` steps of gradient 0."""
+    """Where an optimizer arrives on |p|^2 / 2 with standard normal noise in its gradient, from p = 0.
+
+    Args:
+        factory: makes the optimizer, called as factory([p]).
+        steps: number of steps.
+        generator: of the noise.
+        idle: steps with a gradient of zero before those.
+
+    Returns:
+        p, (1, 3) float64.
+    """
     point = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
     optimizer = factory([point])
     for step in range(idle + steps):
@@ -66,10 +80,31 @@ def memory_agreement(
     return torch.stack(found).mean(0)
 
 
-def state_numbers(factory: Callable[..., Optimizer], *, size: int = 1000) -> float:
-    """Numbers of state per parameter, of a tensor of `size`; those that do not grow with it do not count."""
+def state_per_parameter(factory: Callable[..., Optimizer], *, size: int = 1000) -> float:
+    """How many numbers an optimizer keeps for each weight of a tensor of `size`; those that do not grow do not count.
+
+    `factory` makes the optimizer, called as factory([p]).
+    """
     point = torch.zeros(size, requires_grad=True)
     point.grad, optimizer = torch.ones(size), factory([point])
     optimizer.step()
     sizes = [value.numel() for value in optimizer.state[point].values() if torch.is_tensor(value)]
     return sum(number for number in sizes if number >= size) / size
+
+
+def stability_contradictions(
+    capacities: Iterable[int], betas: Iterable[float], *, margin: float = 0.02
+) -> tuple[int, int]:
+    """How often 20,000 simulated steps contradict `stable_curvature`, just below and just above it.
+
+    Args:
+        capacities: numbers of momenta in memory, each >= 0.
+        betas: decays of the momentum, each in [0, 1).
+        margin: how far below and above, as a fraction of the bound.
+
+    Returns:
+        Simulations that grow where they should shrink or the reverse, and simulations in all.
+    """
+    cases = [(c, b, stable_curvature(c, b), factor) for b in betas for c in capacities for factor in (-margin, margin)]
+    ends = [abs(simulate_quadratic((1 + f) * mu, c, b, 20_000)[-100:]).max() for c, b, mu, f in cases]
+    return sum(bool(end < 1) != (f < 0) for end, (*_, f) in zip(ends, cases, strict=True)), len(cases)
