@@ -1,11 +1,14 @@
 """What every notebook must be: readable, light, parameterized, stored executed with the quick preset."""
 
 import ast
+import importlib
 import json
 import re
 from pathlib import Path
 
 import pytest
+
+from flatlab import studies
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -63,6 +66,21 @@ def test_code_is_short_and_plain(notebook: dict) -> None:
             if isinstance(node, ast.Call):
                 assert getattr(node.func, "id", "") != "open", "files go through flatlab"
     assert lines <= 360
+
+
+@pytest.mark.parametrize("study", studies.available())
+def test_every_claim_is_measured_and_nothing_else(study: str) -> None:
+    (path,) = FOLDER.glob(f"*_{study}.ipynb")
+    module = importlib.import_module(f"flatlab.studies.{study}.claims")
+    cells = [ast.parse(source(cell)) for cell in code(json.loads(path.read_text()))]
+    assigned = [node for cell in cells for node in ast.walk(cell) if isinstance(node, ast.Assign)]
+    (measured,) = [node.value for node in assigned if ast.unparse(node.targets[0]) == "measured"]
+    assert isinstance(measured, ast.Dict)
+    assert [ast.literal_eval(key) for key in measured.keys] == [claim.id for claim in module.CLAIMS]
+
+
+def test_every_study_has_its_notebook() -> None:
+    assert sorted(path.stem[3:] for path in NOTEBOOKS if path.stem != "00_start_here") == sorted(studies.available())
 
 
 def test_stored_outputs_are_whole_and_small(notebook: dict, request) -> None:
