@@ -73,7 +73,7 @@ def test_every_claim_is_measured_and_nothing_else(study: str) -> None:
     (path,) = FOLDER.glob(f"*_{study}.ipynb")
     module = importlib.import_module(f"flatlab.studies.{study}.claims")
     cells = [ast.parse(source(cell)) for cell in code(json.loads(path.read_text()))]
-    assigned = [node for cell in cells for node in ast.walk(cell) if isinstance(node, ast.Assign)]
+    assigned = [node for cell in cells for node in cell.body if isinstance(node, ast.Assign)]
     (measured,) = [node.value for node in assigned if ast.unparse(node.targets[0]) == "measured"]
     assert isinstance(measured, ast.Dict)
     assert [ast.literal_eval(key) for key in measured.keys] == [claim.id for claim in module.CLAIMS]

@@ -386,8 +386,8 @@ def test_columns_are_judged_level_by_level(pick):
     [
         (0.3, 1.3, (0.1, 0.5, 1.2, 1.5), False),
         (0.3, 1.3, (0.0, 0.5, 1.2, 1.5), True),  # without one unit the interval would reach 0
-        (0.05, 1.05, None, True),  # a tenth of the width away from 0, and less
-        (0.15, 1.15, None, False),
+        (0.15, 1.15, None, True),  # a fifth of the width away from 0, and less
+        (0.25, 1.25, None, False),
         (-0.5, 0.5, (-0.9, -0.2, 0.2, 0.9), False),  # inconclusive, whoever is left out
         (-0.5, 0.5, (-0.9, 0.1, 0.2, 0.9), True),
         (-0.5, 0.5, (-0.9, -0.2, -0.1, 0.9), True),
