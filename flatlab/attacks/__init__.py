@@ -14,7 +14,7 @@ from flatlab.attacks.fgsm import fgsm
 from flatlab.attacks.foolbox import disagreement, foolbox_attack
 from flatlab.attacks.losses import cross_entropy, dlr, margin
 from flatlab.attacks.pgd import pgd
-from flatlab.attacks.report import AttackResult, MaskingFlag, RobustnessReport, masking_flags
+from flatlab.attacks.robustness import AttackResult, MaskingFlag, RobustnessReport, masking_flags
 from flatlab.attacks.square import square
 from flatlab.attacks.suites import SUITES, AttackSpec
 from flatlab.attacks.targeted import dlr_targeted

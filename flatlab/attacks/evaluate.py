@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from flatlab import checks, modes
 from flatlab.attacks.arguments import batch, clean_logits, differentiable
-from flatlab.attacks.report import AttackResult, RobustnessReport, masking_flags, reference_pgd
+from flatlab.attacks.robustness import AttackResult, RobustnessReport, masking_flags, reference_pgd
 from flatlab.attacks.runners import (
     BOX,
     RUNNERS,

@@ -11,7 +11,7 @@ from flatlab.attacks.arguments import clean_logits, uniform_noise
 from flatlab.attacks.ascent import SignAscent, zero_gradients
 from flatlab.attacks.foolbox import foolbox_attack
 from flatlab.attacks.losses import LOSSES, Objective
-from flatlab.attacks.report import LARGE_EPS
+from flatlab.attacks.robustness import LARGE_EPS
 from flatlab.attacks.square import square
 from flatlab.attacks.suites import AttackSpec
 from flatlab.attacks.targeted import dlr_targeted
