@@ -15,20 +15,21 @@ from flatlab import claims
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "flatlab"
 
-BASE = {"checks", "modes", "names", "streams"}
+BASE = {"checks", "modes", "names", "rng"}
 SUBJECTS = {"attacks", "defenses", "bounds", "ebm", "dg", "gan", "rlhf"}
 COMMON = {"data", "models", "flatness", "optim", "train"}
 ALLOWED = {
     "names": set(),
     "checks": {"names"},
     "modes": set(),
-    "streams": set(),
+    "rng": set(),
     "data": BASE,
     "models": BASE,
     "flatness": BASE,
     "optim": BASE,
-    "surfaces": BASE,
-    "train": BASE | {"data", "models", "flatness", "optim"},
+    "test_functions": {"checks"},
+    "train": BASE | {"models", "test_functions"},
+    "studies": BASE | COMMON | SUBJECTS | {"test_functions"},
     "stats": {"checks"},
     "claims": {"stats", "checks"},
     "presets": BASE | {"train", "claims", "stats"},
@@ -119,7 +120,9 @@ def test_the_lock_pins_everything_exactly_and_names_no_place() -> None:
     assert direct <= names, f"not pinned: {direct - names}"
 
 
-@pytest.mark.parametrize("name", ["flatness", "attacks", "defenses", "bounds", "models", "train", "data"])
+@pytest.mark.parametrize(
+    "name", ["flatness", "attacks", "defenses", "bounds", "models", "train", "data", "test_functions"]
+)
 def test_subject_packages_need_torch_and_numpy_alone(name: str) -> None:
     heavy = "scipy sklearn pandas pyarrow PIL matplotlib seaborn foolbox papermill dask distributed nbformat IPython"
     code = (

@@ -8,7 +8,7 @@ whose candidates move from the word itself to its synonyms, e + share (s - e), a
 table of vectors may be trained, too: vectors are looked up in the model at every step.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -83,7 +83,6 @@ class SynonymTraining(Captured):
     schedule: EpsSchedule | None = None
     mix: bool = True
     relu: str = "adaptive"
-    full_precision: bool = field(default=True, repr=False)  # bounds in half precision prove nothing
 
     def __post_init__(self) -> None:
         checks.one_of("kind", self.kind, KINDS)
@@ -98,7 +97,7 @@ class SynonymTraining(Captured):
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, step_fraction: float = 1.0) -> Tensor:
         """The mean loss over the batch of codes (N, T)."""
         if isinstance(model, Stacked):
-            raise ValueError('networks are certified one at a time: train the seeds with strategy="sequential"')
+            raise ValueError("networks are certified one at a time: train the seeds one after another")
         sentence = cast(SentenceModel, model)
         share = self.ramp(step_fraction) / self.ramp.eps
         if share == 0:

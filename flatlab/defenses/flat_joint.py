@@ -36,6 +36,6 @@ class FlatJoint(Defense):
         checks.nonnegative("weight", self.weight)
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
-        moved = model(x + eps * rademacher_like(x, self.streams))
+        moved = model(x + eps * rademacher_like(x, self.rng))
         logits = model(x)
         return F.cross_entropy(logits, y) + self.weight * (moved - logits).square().sum(1).mean()

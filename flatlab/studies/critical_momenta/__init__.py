@@ -1,0 +1,1 @@
+"""What notebook 05_critical_momenta alone needs."""
