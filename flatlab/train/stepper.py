@@ -119,13 +119,14 @@ class Stepper:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
-        @torch.enable_grad()
         def closure() -> Tensor:
-            self.optimizer.zero_grad(set_to_none=True)
-            with self._autocast():
-                loss = loss_fn()
-            # The sum over the networks: each gets its own gradient.
-            (loss.sum() if loss.ndim else loss * self.count).backward()
+            for p in self.parameters:  # what optimizer.zero_grad() does, in a tenth of its time
+                p.grad = None
+            with torch.enable_grad():
+                with self._autocast():
+                    loss = loss_fn()
+                # The sum over the networks: each gets its own gradient.
+                (loss.sum() if loss.ndim else loss * self.count).backward()
             if self.grad_clip is not None:
                 self._clip(self.grad_clip)
             return loss

@@ -231,6 +231,26 @@ def test_losses_are_not_looked_at_unless_asked() -> None:
     assert w[0].isfinite()
 
 
+class Careless(torch.optim.SGD):
+    """An optimizer that does not turn gradients on for its closure, as torch's own do."""
+
+    @torch.no_grad()
+    def step(self, closure):
+        loss = closure()
+        super().step()
+        return loss
+
+
+@pytest.mark.parametrize("shape", [(1,), ()])
+def test_gradients_are_on_whoever_calls(shape) -> None:
+    w = nn.Parameter(torch.ones(1))
+    player = Stepper([w], Careless, lr=0.5)
+    with torch.no_grad():
+        loss = player.step(lambda: (2 * w).reshape(shape))
+    assert (loss.item(), w.item()) == (2.0, 0.0)
+    assert not loss.requires_grad
+
+
 def test_a_rate_may_be_changed_between_steps_and_is_kept(tmp_path: Path) -> None:
     w = nn.Parameter(torch.zeros(1))
     player = Stepper([w], torch.optim.SGD, lr=1.0, schedule="cosine", total_steps=4)
