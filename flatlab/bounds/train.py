@@ -86,7 +86,7 @@ class CertifiedTraining(Captured):
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, step_fraction: float = 1.0) -> Tensor:
         """The mean loss over the batch."""
         if isinstance(model, Stacked):
-            raise ValueError("networks are certified one at a time: train the seeds one after another")
+            raise ValueError('networks are certified one at a time: train the seeds with strategy="sequential"')
         share = self.ramp(step_fraction) / self.ramp.eps
         if share == 0:
             return F.cross_entropy(model(x), y)

@@ -97,7 +97,7 @@ class SynonymTraining(Captured):
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, step_fraction: float = 1.0) -> Tensor:
         """The mean loss over the batch of codes (N, T)."""
         if isinstance(model, Stacked):
-            raise ValueError("networks are certified one at a time: train the seeds one after another")
+            raise ValueError('networks are certified one at a time: train the seeds with strategy="sequential"')
         sentence = cast(SentenceModel, model)
         share = self.ramp(step_fraction) / self.ramp.eps
         if share == 0:

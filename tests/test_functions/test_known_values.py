@@ -156,6 +156,7 @@ def test_curvature_is_nan_where_the_point_is_not_finite():
 
 
 def test_registry_makes_each_by_name_with_its_options():
+    assert {surface.name for surface in EVERY.values()} == set(test_functions.available()), "all are tested above"
     assert [test_functions.make(name).name for name in test_functions.available()] == list(test_functions.available())
     assert test_functions.make("levy", dims=5).dims == 5
     assert test_functions.make("two_basins", sharpness=30.0).sharpness == 30

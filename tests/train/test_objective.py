@@ -81,6 +81,19 @@ def test_defenses_are_objectives_that_stack(name: str) -> None:
     assert defense.replays == (8 if name == "free" else 1)
 
 
+def test_noise_does_not_come_from_the_generator_that_orders_the_batches(digits) -> None:
+    told: list[int] = []
+
+    class Told(Alone):
+        def seeded(self, seeds, device="cpu") -> "Told":
+            told.extend(seeds)
+            return self
+
+    fit(make(0), digits, Told(), RECIPE, seeds=[3])
+    assert len(told) == 1
+    assert told != [3]
+
+
 @pytest.mark.parametrize("function", [cross_entropy, next_token])
 def test_a_plain_function_has_all_the_defaults(function) -> None:
     objective = as_objective(function)
