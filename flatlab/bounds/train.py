@@ -22,12 +22,16 @@ from flatlab.bounds.losses import EpsSchedule, fused_ce, robust_ce
 from flatlab.bounds.sets import Box, LpBall
 from flatlab.bounds.weights import weight_balls
 from flatlab.models import Stacked
+from flatlab.train import Objective
 
 KINDS = ("ibp", "fused", "crown-ibp")
 
 
-class Captured:
+class Captured(Objective):
     """An objective that keeps what was captured of the model, once for each mode."""
+
+    stacks = False  # networks are certified one at a time
+    full_precision = True  # bounds in half precision prove nothing
 
     def program(self, model: nn.Module, x: Tensor) -> Program:
         """The captured model, with x as the example if it has to be captured."""
@@ -66,7 +70,6 @@ class CertifiedTraining(Captured):
     weight_eps: float = 0.0
     weight_names: Sequence[str] | None = None
     relu: str = "adaptive"
-    full_precision: bool = True  # bounds in half precision prove nothing
 
     def __post_init__(self) -> None:
         checks.radius(self.eps)

@@ -8,7 +8,7 @@ whose candidates move from the word itself to its synonyms, e + share (s - e), a
 table of vectors may be trained, too: vectors are looked up in the model at every step.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -83,7 +83,6 @@ class SynonymTraining(Captured):
     schedule: EpsSchedule | None = None
     mix: bool = True
     relu: str = "adaptive"
-    full_precision: bool = field(default=True, repr=False)  # bounds in half precision prove nothing
 
     def __post_init__(self) -> None:
         checks.one_of("kind", self.kind, KINDS)

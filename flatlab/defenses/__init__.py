@@ -73,7 +73,7 @@ def make(name: str, *, eps: float, seed: int = 0, **hyper: float | str | None) -
     Args:
         name: one of `available()`.
         eps: L_inf radius of the threat model, in units of the input range [0, 1].
-        seed: of its random stream; a training loop replaces it by `defense.seeded(seeds, device)`.
+        seed: of its random generator; a training loop replaces it by `defense.seeded(seeds, device)`.
         hyper: hyperparameters of this defense, such as `ramp` (all have it), `steps` or `weight`; see its class.
 
     Raises:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flatlab.modes import evaluating
-from flatlab.streams import Streams
+from flatlab.rng import SeedGenerators
 
 
 def ascend(
@@ -66,7 +66,7 @@ def value_and_gradient(
 
 
 def cross_entropy_attack(
-    model: nn.Module, x: Tensor, y: Tensor, *, eps: float, steps: int, alpha: float, streams: Streams
+    model: nn.Module, x: Tensor, y: Tensor, *, eps: float, steps: int, alpha: float, rng: SeedGenerators
 ) -> Tensor:
     """Inputs (N, ...) of large cross-entropy within eps of x, from a uniform random start.
 
@@ -75,29 +75,29 @@ def cross_entropy_attack(
         x: inputs (N, ...) in [0, 1].
         y: labels (N,).
         eps, steps, alpha: as in `ascend`.
-        streams: of the start.
+        rng: of the start.
     """
 
     def objective(point: Tensor) -> Tensor:
         return F.cross_entropy(model(point), y, reduction="sum")
 
-    start = uniform_like(x, streams).mul_(eps)
+    start = uniform_like(x, rng).mul_(eps)
     return ascend(model, x, objective, eps=eps, steps=steps, alpha=alpha, start=start)
 
 
-def uniform_like(x: Tensor, streams: Streams) -> Tensor:
+def uniform_like(x: Tensor, rng: SeedGenerators) -> Tensor:
     """Uniform on [-1, 1), in the shape, dtype and place of x."""
-    return streams.uniform(x.shape, -1.0, 1.0).to(x)
+    return rng.uniform(x.shape, -1.0, 1.0).to(x)
 
 
-def rademacher_like(x: Tensor, streams: Streams) -> Tensor:
+def rademacher_like(x: Tensor, rng: SeedGenerators) -> Tensor:
     """-1 or +1 with equal probability, in the shape, dtype and place of x."""
-    return streams.rademacher(x.shape).to(x)
+    return rng.rademacher(x.shape).to(x)
 
 
-def normal_like(x: Tensor, streams: Streams) -> Tensor:
+def normal_like(x: Tensor, rng: SeedGenerators) -> Tensor:
     """Standard normal, in the shape, dtype and place of x."""
-    return streams.normal(x.shape).to(x)
+    return rng.normal(x.shape).to(x)
 
 
 def per_sample(value: Tensor, x: Tensor) -> Tensor:

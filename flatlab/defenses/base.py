@@ -1,7 +1,7 @@
-"""What every defense is: a training objective with its hyperparameters, its random streams and its state."""
+"""What every defense is: a training objective with its hyperparameters, its random generators and its state."""
 
 import dataclasses
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, Self
@@ -10,15 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from flatlab import checks
-from flatlab.streams import Streams
+from flatlab.rng import SeedGenerators
+from flatlab.train import Objective
 
 
 @dataclass(eq=False)
-class Defense(ABC):
+class Defense(Objective):
     """A training objective `defense(model, x, y, step_fraction) -> scalar`, a mean of per-sample terms.
 
     A subclass is one dataclass in one file: its hyperparameters are fields, checked in `__post_init__`, and `loss`
-    is its formula. All random numbers come from `self.streams`, one stream per seed. With S seeds a batch holds S
+    is its formula. All random numbers come from `self.rng`, one generator a seed. With S seeds a batch holds S
     blocks of B rows, one after the other; for a model that keeps the blocks apart (`flatlab.models.stack_models`),
     S times the objective is then the sum of the S objectives that the seeds would have alone.
 
@@ -41,14 +42,11 @@ class Defense(ABC):
     memory: ClassVar[tuple[str, ...]] = ()
     """Names of the attributes (Tensor or None) that live from step to step, and belong to `state_dict`."""
 
-    full_precision: ClassVar[bool] = False
-    """True where bfloat16 would drown the objective: second derivatives, small differences of log-densities."""
-
     def __post_init__(self) -> None:
         checks.radius(self.eps)
         if checks.nonnegative("ramp", self.ramp) > 1:
             raise ValueError(f"ramp is a fraction of the training and must lie in [0, 1], got {self.ramp!r}")
-        self.streams = Streams(0)
+        self.rng = SeedGenerators(0)
 
     @abstractmethod
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
@@ -73,11 +71,6 @@ class Defense(ABC):
         checks.labels(y, len(x))
         return self.loss(model, x, y, self.radius_at(step_fraction))
 
-    @property
-    def replays(self) -> int:
-        """How often the training loop should take a step on the same batch."""
-        return 1
-
     def wrap(self, model: nn.Module) -> nn.Module:
         """The classifier to evaluate and to attack: `model` itself, or `model` behind the defense's transform."""
         return model
@@ -89,17 +82,17 @@ class Defense(ABC):
         return self.eps if step_fraction >= self.ramp else self.eps * step_fraction / self.ramp
 
     def seeded(self, seeds: int | Sequence[int], device: torch.device | str = "cpu") -> Self:
-        """A copy with the same hyperparameters, no memory, and a fresh stream per seed that draws on `device`.
+        """A copy with the same hyperparameters, no memory, and a fresh generator per seed that draws on `device`.
 
         Draws made on one device are moved to the inputs' device where the two differ, which is correct and slow.
         """
         copy = dataclasses.replace(self)
-        copy.streams = Streams(seeds, device)
+        copy.rng = SeedGenerators(seeds, device)
         return copy
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, besides the hyperparameters: a flat dictionary of tensors."""
-        state = {f"streams.{name}": value for name, value in self.streams.state_dict().items()}
+        state = {f"rng.{name}": value for name, value in self.rng.state_dict().items()}
         kept = {name: getattr(self, name) for name in self.memory}
         return state | {name: value.clone() for name, value in kept.items() if value is not None}
 
@@ -109,14 +102,14 @@ class Defense(ABC):
         Raises:
             ValueError: entries of another defense, or another number of seeds.
         """
-        streams = {name.removeprefix("streams."): v for name, v in state.items() if name.startswith("streams.")}
-        kept = {name: value for name, value in state.items() if not name.startswith("streams.")}
+        generators = {name.removeprefix("rng."): v for name, v in state.items() if name.startswith("rng.")}
+        kept = {name: value for name, value in state.items() if not name.startswith("rng.")}
         if unknown := sorted(kept.keys() - set(self.memory)):
             raise ValueError(
                 f"the state has entries {', '.join(unknown)}, which {type(self).__name__} does not know: "
                 "load it into the defense that saved it"
             )
-        self.streams.load_state_dict(streams)
+        self.rng.load_state_dict(generators)
         for name in self.memory:
             value = kept.get(name)
-            setattr(self, name, None if value is None else value.to(self.streams.device, copy=True))
+            setattr(self, name, None if value is None else value.to(self.rng.device, copy=True))

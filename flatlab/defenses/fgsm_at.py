@@ -37,5 +37,5 @@ class FgsmAt(Defense):
         checks.positive("alpha", self.alpha)
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
-        x_adv = cross_entropy_attack(model, x, y, eps=eps, steps=1, alpha=self.alpha, streams=self.streams)
+        x_adv = cross_entropy_attack(model, x, y, eps=eps, steps=1, alpha=self.alpha, rng=self.rng)
         return F.cross_entropy(model(x_adv), y)

@@ -45,7 +45,7 @@ class FlatAdv(Penalty):
         def change(point: Tensor) -> Tensor:
             return (model(point).logsumexp(1) - centre).abs()
 
-        start = uniform_like(x, self.streams).mul_(eps)
+        start = uniform_like(x, self.rng).mul_(eps)
         worst = ascend(model, x, change, eps=eps, steps=self.steps, alpha=self.alpha, start=start)
         logits = model(x)
         largest = (model(worst).logsumexp(1) - logits.logsumexp(1)).abs()

@@ -28,6 +28,6 @@ class FlatJoint(Penalty):
     name = "flat_joint"
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
-        moved = model(x + eps * rademacher_like(x, self.streams))
+        moved = model(x + eps * rademacher_like(x, self.rng))
         logits = model(x)
         return F.cross_entropy(logits, y) + self.weight * (moved - logits).square().sum(1).mean()

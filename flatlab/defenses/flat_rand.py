@@ -28,8 +28,8 @@ class FlatRand(Penalty):
     name = "flat_rand"
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
-        length = per_sample(self.streams.uniform((len(x),)).to(x), x) * eps
-        moved = model(x + length * rademacher_like(x, self.streams))
+        length = per_sample(self.rng.uniform((len(x),)).to(x), x) * eps
+        moved = model(x + length * rademacher_like(x, self.rng))
         logits = model(x)
         change = moved.logsumexp(1) - logits.logsumexp(1)
         return F.cross_entropy(logits, y) + self.weight * change.square().mean()

@@ -52,5 +52,5 @@ class JacReg(Penalty):
         classes = logits.shape[1]
         if self.projections is None:
             return list(torch.eye(classes, dtype=logits.dtype, device=logits.device))
-        draws = [self.streams.normal(logits.shape).to(logits) for _ in range(self.projections)]
+        draws = [self.rng.normal(logits.shape).to(logits) for _ in range(self.projections)]
         return [F.normalize(v, dim=1) * (classes / self.projections) ** 0.5 for v in draws]

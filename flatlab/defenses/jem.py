@@ -70,7 +70,7 @@ class Jem(Defense):
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
         samples = self.sample(model, x)
-        logits = model(x + self.sigma * normal_like(x, self.streams))
+        logits = model(x + self.sigma * normal_like(x, self.rng))
         data, model_density = logits.logsumexp(1), model(samples).logsumexp(1)
         generative = self.weight * (model_density - data) + self.l2 * (model_density.square() + data.square())
         return F.cross_entropy(logits, y) + generative.mean()
@@ -78,20 +78,20 @@ class Jem(Defense):
     def sample(self, model: nn.Module, x: Tensor) -> Tensor:
         """Continue as many chains as x has rows, put them back into the buffer, and return them, detached."""
         buffer, index = self._buffer_for(x), self._chains(len(x))
-        fresh = self.streams.uniform(x.shape)
-        restart = self.streams.uniform((len(x),)) < self.reinit
+        fresh = self.rng.uniform(x.shape)
+        restart = self.rng.uniform((len(x),)) < self.reinit
         point = torch.where(per_sample(restart, x), fresh, buffer[index]).to(x)
         with evaluating(model):
             for _ in range(self.steps):
                 _, gradient = value_and_gradient(lambda p: model(p).logsumexp(1), point, create_graph=False)
-                point = point.add(gradient, alpha=self.lr).add_(normal_like(x, self.streams), alpha=self.std)
+                point = point.add(gradient, alpha=self.lr).add_(normal_like(x, self.rng), alpha=self.std)
         buffer[index] = point.to(buffer)
         return point
 
     def _buffer_for(self, x: Tensor) -> Tensor:
-        shape = (len(self.streams) * self.buffer_size, *x.shape[1:])
+        shape = (len(self.rng) * self.buffer_size, *x.shape[1:])
         if self.buffer is None:
-            self.buffer = self.streams.uniform(shape)
+            self.buffer = self.rng.uniform(shape)
         if self.buffer.shape != shape:
             raise ValueError(
                 f"the replay buffer holds {tuple(self.buffer.shape)}, these inputs need {shape}: "
@@ -101,9 +101,9 @@ class Jem(Defense):
 
     def _chains(self, rows: int) -> Tensor:
         """Rows of the buffer, distinct, as many for each seed."""
-        seeds = len(self.streams)
+        seeds = len(self.rng)
         each = rows // seeds
         if each > self.buffer_size:
             raise ValueError(f"buffer_size={self.buffer_size} is smaller than the batch of {each}; enlarge it")
-        first = torch.arange(seeds, device=self.streams.device)[:, None] * self.buffer_size
-        return (self.streams.permutations(self.buffer_size)[:, :each] + first).flatten()
+        first = torch.arange(seeds, device=self.rng.device)[:, None] * self.buffer_size
+        return (self.rng.permutations(self.buffer_size)[:, :each] + first).flatten()

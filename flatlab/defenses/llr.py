@@ -55,7 +55,7 @@ class Llr(Penalty):
         def distance(point: Tensor) -> Tensor:
             return (ce(point) - fixed_value - _dot(point - x, fixed_slope)).abs()
 
-        start = uniform_like(x, self.streams).mul_(eps)
+        start = uniform_like(x, self.rng).mul_(eps)
         x_adv = ascend(model, x, distance, eps=eps, steps=self.steps, alpha=self.alpha, start=start)
         value, slope = value_and_gradient(ce, x)
         linear = _dot(x_adv - x, slope)

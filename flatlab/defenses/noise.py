@@ -25,4 +25,4 @@ class Noise(Defense):
     neutral: ClassVar = {"eps": 0.0}
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
-        return F.cross_entropy(model(x + eps * rademacher_like(x, self.streams)), y)
+        return F.cross_entropy(model(x + eps * rademacher_like(x, self.rng)), y)

@@ -38,5 +38,5 @@ class PgdAt(Defense):
         checks.positive("alpha", self.alpha)
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
-        x_adv = cross_entropy_attack(model, x, y, eps=eps, steps=self.steps, alpha=self.alpha, streams=self.streams)
+        x_adv = cross_entropy_attack(model, x, y, eps=eps, steps=self.steps, alpha=self.alpha, rng=self.rng)
         return F.cross_entropy(model(x_adv), y)

@@ -22,7 +22,7 @@ from flatlab import checks
 from flatlab.defenses._inner import ascend, normal_like
 from flatlab.defenses.base import Defense
 from flatlab.modes import evaluating
-from flatlab.streams import Streams
+from flatlab.rng import SeedGenerators
 
 
 @dataclass(kw_only=True, eq=False)
@@ -49,7 +49,7 @@ class Trades(Defense):
         checks.positive("alpha", self.alpha)
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
-        x_adv = divergence_attack(model, x, eps=eps, steps=self.steps, alpha=self.alpha, streams=self.streams)
+        x_adv = divergence_attack(model, x, eps=eps, steps=self.steps, alpha=self.alpha, rng=self.rng)
         clean, adversarial = model(x), model(x_adv)
         return F.cross_entropy(clean, y) + self.beta * divergence(clean, adversarial).mean()
 
@@ -59,14 +59,16 @@ def divergence(logits: Tensor, other: Tensor) -> Tensor:
     return F.kl_div(other.log_softmax(1), logits.log_softmax(1), reduction="none", log_target=True).sum(1)
 
 
-def divergence_attack(model: nn.Module, x: Tensor, *, eps: float, steps: int, alpha: float, streams: Streams) -> Tensor:
+def divergence_attack(
+    model: nn.Module, x: Tensor, *, eps: float, steps: int, alpha: float, rng: SeedGenerators
+) -> Tensor:
     """Inputs (N, ...) within eps of x where the prediction diverges most from that at x.
 
     Args:
         model: (N, ...) in [0, 1] -> logits (N, C).
         x: inputs (N, ...) in [0, 1].
         eps, steps, alpha: as in `flatlab.defenses._inner.ascend`.
-        streams: of the start.
+        rng: of the start.
     """
     with evaluating(model), torch.no_grad():
         target = model(x).softmax(1)
@@ -75,5 +77,5 @@ def divergence_attack(model: nn.Module, x: Tensor, *, eps: float, steps: int, al
         # The KL up to its entropy term, which does not depend on the point.
         return F.cross_entropy(model(point), target, reduction="none")
 
-    start = normal_like(x, streams).mul_(1e-3)
+    start = normal_like(x, rng).mul_(1e-3)
     return ascend(model, x, objective, eps=eps, steps=steps, alpha=alpha, start=start)

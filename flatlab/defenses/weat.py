@@ -50,7 +50,7 @@ class Weat(Defense):
         checks.nonnegative("power", self.power)
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
-        x_adv = divergence_attack(model, x, eps=eps, steps=self.steps, alpha=self.alpha, streams=self.streams)
+        x_adv = divergence_attack(model, x, eps=eps, steps=self.steps, alpha=self.alpha, rng=self.rng)
         clean, adversarial = model(x), model(x_adv)
         energy = -clean.detach().logsumexp(1)
         weight = F.softplus(energy.abs()).pow(-self.power)

@@ -1,6 +1,6 @@
 """What a training loop tells those who watch it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from flatlab import checks
 from flatlab.models.stacked import unstack
 from flatlab.modes import evaluating
+from flatlab.train.stepper import Stepper
 
 
 @dataclass
@@ -19,27 +20,46 @@ class TrainingState:
 
     Attributes:
         model: the module in training; a `Stacked` one where several seeds train side by side.
-        optimizer: its optimizer.
+        stepper: takes its optimizer steps.
         seeds: of the networks in `model`.
         epoch: epochs finished.
-        step: optimizer steps taken.
-        total_steps: optimizer steps of the whole training.
         losses: mean loss of each finished epoch, averaged over the seeds.
     """
 
     model: nn.Module
-    optimizer: torch.optim.Optimizer
+    stepper: Stepper
     seeds: tuple[int, ...]
-    total_steps: int
     epoch: int = 0
-    step: int = 0
     losses: list[float] = field(default_factory=list)
     stop: bool = False
 
     @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer."""
+        return self.stepper.optimizer
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken."""
+        return self.stepper.steps
+
+    @property
     def fraction(self) -> float:
         """Part of training done, in [0, 1]."""
-        return self.step / self.total_steps if self.total_steps else 1.0
+        return self.stepper.fraction
+
+    @property
+    def diverged(self) -> dict[int, int]:
+        """Seed -> the step at which its network diverged, of those that did."""
+        return {self.seeds[index]: step for index, step in sorted(self.stepper.diverged.items())}
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far training has come."""
+        return {"epoch": self.epoch, "losses": list(self.losses)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
+        self.epoch, self.losses = state["epoch"], list(state["losses"])
 
 
 class Callback(Protocol):
@@ -65,13 +85,6 @@ class Recorder:
     def on_epoch(self, state: TrainingState) -> None:
         """Measure."""
         self.values.append(self.measure(state))
-
-
-def cancellation(state: TrainingState) -> dict[int, float]:
-    """How far the items of the optimizer's memory agree, of each network in training by its seed; NaN without one."""
-    stats: Callable[[], list[dict[str, Any]]] = getattr(state.optimizer, "memory_stats", lambda: [{}])
-    found = stats()[0].get("cancellation", float("nan"))
-    return dict(zip(state.seeds, found if isinstance(found, list) else [found] * len(state.seeds), strict=True))
 
 
 class FirstBelow:

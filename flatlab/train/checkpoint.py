@@ -1,9 +1,16 @@
-"""Checkpoints in one safetensors file: tensors as they are, everything else as JSON in the header. No pickle."""
+"""Checkpoints in one safetensors file: tensors as they are, everything else as JSON in the header. No pickle.
+
+parts = {"generator": g, "critic": c, "generator's steps": g_stepper, "critic's steps": c_stepper, "rng": rng}
+resume_training(path, parts)          # if there is a file
+...
+save_training(path, parts)
+"""
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -11,6 +18,61 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 _FORMAT = "flatlab checkpoint 1"
+
+
+class Stateful(Protocol):
+    """What has a state: a module, an optimizer, a `Stepper`, an objective, random generators."""
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+
+    def load_state_dict(self, state: Any, /) -> Any: ...
+
+
+def save_training(
+    path: str | Path, parts: Mapping[str, Stateful], *, settings: Mapping[str, Any] | None = None
+) -> None:
+    """Write the states of all parts of a training.
+
+    Args:
+        path: the file, replaced whole or not at all.
+        parts: everything that later steps depend on, by name.
+        settings: what must be the same when training resumes; values that JSON can hold.
+    """
+    states = {name: dict(part.state_dict()) for name, part in parts.items()}
+    save_checkpoint(path, {"settings": dict(settings or {}), "states": states})
+
+
+def resume_training(
+    path: str | Path,
+    parts: Mapping[str, Stateful],
+    *,
+    settings: Mapping[str, Any] | None = None,
+    device: torch.device | str = "cpu",
+) -> bool:
+    """Continue from what `save_training` wrote, if there is such a file; returns whether there was.
+
+    Args:
+        path: the file.
+        parts: as they were saved, each ready to load its state.
+        settings: as they were saved.
+        device: where the tensors are needed.
+
+    Raises:
+        ValueError: a file of other settings or other parts, or a damaged one.
+    """
+    if not Path(path).is_file():
+        return False
+    saved, wanted = load_checkpoint(path, device=device), dict(settings or {})
+    before, states = saved.get("settings", {}), saved.get("states", {})
+    changed = sorted(key for key in before.keys() | wanted.keys() if before.get(key) != wanted.get(key))
+    changed += sorted(states.keys() ^ parts.keys())
+    if changed:
+        raise ValueError(
+            f"the checkpoint was made with other settings ({', '.join(changed)}); delete it or name another file"
+        )
+    for name, part in parts.items():
+        part.load_state_dict(states[name])
+    return True
 
 
 def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:

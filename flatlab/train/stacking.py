@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
 # Optimizers that treat every weight by itself: S networks stacked then move exactly as S networks apart.
 ELEMENTWISE = {
@@ -46,15 +46,15 @@ def keeps_apart(factory: Callable[..., Any], options: Mapping[str, Any]) -> bool
 
 def make(
     factory: Callable[..., torch.optim.Optimizer],
-    parameters: Iterable[nn.Parameter],
+    parameters: Iterable[Tensor],
     *,
     lr: float,
     options: Mapping[str, Any],
-    networks: int,
+    networks: int | None,
 ) -> torch.optim.Optimizer:
-    """The optimizer factory(parameters, lr=lr, **options), told of `networks` if they are several and it `stacks`."""
+    """The optimizer factory(parameters, lr=lr, **options), told of stacked `networks` if it `stacks`."""
     kind, given = unwrapped(factory, options)
-    told = {"networks": networks} if networks > 1 and getattr(kind, "stacks", False) else {}
+    told = {"networks": networks} if networks is not None and getattr(kind, "stacks", False) else {}
     return factory(parameters, lr=lr, **options, **{name: n for name, n in told.items() if name not in given})
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from flatlab import checks
-from flatlab.train.loop import TrainingDiverged
+from flatlab.train.stepper import TrainingDiverged
 
 Score = Callable[[str, dict[str, Any], tuple[int, ...]], Iterable[Any]]
 _UNEVEN = 0.2  # how far the steps of a geometric grid may differ: 1, 3, 10 and 1, 2, 5, 10 are geometric

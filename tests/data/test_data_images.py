@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flatlab.data import ImageSet, holdout
+from flatlab.data import ImageSet, holdout, load_images, noisy_labels
 from flatlab.data.sampling import _GAMMA, _mix, stratified_rows
 
 LABELS = st.lists(st.integers(0, 4), min_size=2, max_size=60)
@@ -163,3 +163,14 @@ def test_invalid_sets_are_refused(change, error, message):
     ImageSet(**valid)
     with pytest.raises(error, match=message):
         ImageSet(**(valid | change))
+
+
+def test_label_noise() -> None:
+    digits = load_images("digits", "train", limit=120)
+    noisy = noisy_labels(digits, 0.5, seed=0)
+    changed = (noisy.y != digits.y).sum().item()
+    assert 40 < changed <= 60
+    assert torch.equal(noisy.x, digits.x)
+    assert torch.equal(noisy_labels(digits, 0.0, seed=0).y, digits.y)
+    with pytest.raises(ValueError, match=r"fraction must lie in \[0, 1\], got 1.5"):
+        noisy_labels(digits, 1.5, seed=0)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from flatlab import defenses
 from flatlab.defenses._inner import ascend
 from flatlab.defenses.trades import divergence
-from flatlab.streams import Streams
+from flatlab.rng import SeedGenerators
 
 
 class TwoClass(nn.Module):
@@ -63,7 +63,7 @@ def test_fgsm_takes_one_step_of_alpha_eps_from_a_uniform_start() -> None:
     model = TwoClass(1.0, -2.0, 3.0)
     defenses.make("fgsm_at", eps=0.1, alpha=0.5, seed=7)(model, X, Y)
     start, adversarial = model.seen
-    draw = Streams(7).uniform(X.shape, -1, 1).double() * 0.1
+    draw = SeedGenerators(7).uniform(X.shape, -1, 1).double() * 0.1
     torch.testing.assert_close(start, X + draw)
     step = 0.05 * SIGN * torch.tensor([1.0, -1.0, 1.0]).double()
     torch.testing.assert_close(adversarial, (X + draw + step).clamp(X - 0.1, X + 0.1))

@@ -38,7 +38,7 @@ def test_ramp_over_more_than_the_training_is_refused() -> None:
         defenses.make("std", eps=0.1, ramp=1.5)
 
 
-def test_a_seeded_copy_shares_neither_streams_nor_memory() -> None:
+def test_a_seeded_copy_shares_neither_generators_nor_memory() -> None:
     model, x, y = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.rand(5, 1, 2, 2), torch.zeros(5, dtype=torch.long)
     defense = defenses.make("jem", eps=0.1, buffer_size=10, steps=1)
     expected = defense.seeded(3)(model, x, y)
@@ -55,7 +55,7 @@ def test_a_state_of_another_defense_or_seed_count_is_refused() -> None:
     jem(model, x, y)
     with pytest.raises(ValueError, match="buffer, which PgdAt does not know"):
         defenses.make("pgd_at", eps=0.1).load_state_dict(jem.state_dict())
-    with pytest.raises(ValueError, match="1 streams, these are 2"):
+    with pytest.raises(ValueError, match=r"1 generator\(s\), these are 2"):
         defenses.make("jem", eps=0.1).seeded([0, 1]).load_state_dict(jem.state_dict())
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from flatlab import defenses
 from flatlab.defenses._inner import rademacher_like
-from flatlab.streams import Streams
+from flatlab.rng import SeedGenerators
 
 
 def linear(seed: int = 0, *, inputs: int = 5, classes: int = 4) -> nn.Linear:
@@ -102,9 +102,9 @@ def test_flat_rand_of_a_linear_density() -> None:
     """One class: LSE f is the logit itself, so the change is a w.d."""
     model, (x, _) = linear(classes=1), data()
     y = torch.zeros(len(x), dtype=torch.long)
-    streams = Streams(4)
-    length = 0.3 * streams.uniform((len(x),)).double()
-    change = length * (rademacher_like(x, streams) @ model.weight[0])
+    rng = SeedGenerators(4)
+    length = 0.3 * rng.uniform((len(x),)).double()
+    change = length * (rademacher_like(x, rng) @ model.weight[0])
     torch.testing.assert_close(
         penalty("flat_rand", model, x, y, eps=0.3, seed=4, weight=2.0), 2 * change.square().mean()
     )
@@ -152,7 +152,7 @@ def test_flat_adv_finds_falls_as_well_as_rises() -> None:
 
 def test_flat_joint_of_a_linear_model() -> None:
     model, (x, y) = linear(), data()
-    direction = rademacher_like(x, Streams(6))
+    direction = rademacher_like(x, SeedGenerators(6))
     expected = 3.0 * (0.1 * direction @ model.weight.T).square().sum(1).mean()
     torch.testing.assert_close(penalty("flat_joint", model, x, y, seed=6, weight=3.0), expected)
 

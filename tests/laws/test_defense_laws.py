@@ -81,15 +81,15 @@ def test_is_a_finite_scalar_that_reaches_every_parameter(name: str, kind: str) -
 def test_is_reproducible_by_seed(name: str) -> None:
     model, (x, y) = network("mlp"), batch("mlp")
     first, again, other = make(name), make(name), make(name, seed=1)
-    before = first.state_dict()["streams.0"]
+    before = first.state_dict()["rng.0"]
     losses = [defense(model, x, y) for defense in (first, again, other)]
     assert torch.equal(losses[0], losses[1])
-    draws = not torch.equal(before, first.state_dict()["streams.0"])
+    draws = not torch.equal(before, first.state_dict()["rng.0"])
     assert torch.equal(losses[0], losses[2]) != draws
 
 
 @every_defense
-def test_takes_no_number_from_the_global_stream(name: str) -> None:
+def test_takes_no_number_from_the_global_generator(name: str) -> None:
     model, (x, y) = network("cnn"), batch("cnn")
     state = torch.get_rng_state()
     gradients(make(name)(model, x, y), model)

@@ -37,9 +37,9 @@ def test_the_weights_in_use_are_among_those_that_were_tried() -> None:
 def test_every_preset_of_critical_momenta_fits_its_data(preset: str) -> None:
     cfg = studies.resolve("critical_momenta", preset)
     assert cfg.dataset in data.available()
-    assert {"adam", "cm"} <= set(cfg.images) & set(cfg.texts) & set(cfg.online)
+    assert {"adam", "cm"} <= set(cfg.images) & set(cfg.texts) & set(cfg.continual)
     assert not set(cfg.seeds) & set(cfg.tuning_seeds), "reported seeds must not be those of the tuning"
-    for task, names in (("images", cfg.images), ("texts", cfg.texts), ("online", cfg.online)):
+    for task, names in (("images", cfg.images), ("texts", cfg.texts), ("continual", cfg.continual)):
         assert set(names) <= set(cfg.tuned[task])
     shape, classes = {
         "digits": ((1, 8, 8), 10), "cifar10": ((3, 32, 32), 10), "cifar100": ((3, 32, 32), 100)

@@ -11,14 +11,17 @@ from torch import Tensor, nn
 
 from flatlab import defenses
 from flatlab.models import build, stack_models
-from flatlab.streams import Streams
+from flatlab.optim import SAM, AdamCM
+from flatlab.rng import SeedGenerators
 from flatlab.train import (
+    Objective,
     Recipe,
     TrainingDiverged,
     TrainingState,
     accuracy,
     crop_flip,
     cross_entropy,
+    distance,
     fit,
     fit_seeds,
     load_checkpoint,
@@ -36,29 +39,26 @@ def make(seed: int) -> nn.Module:
     return network(seed=seed)
 
 
-class Noisy:
-    """An objective with random streams of its own, as the defenses are."""
+class Noisy(Objective):
+    """An objective with random generators of its own, as the defenses are."""
 
-    def __init__(self, streams: Streams | None = None) -> None:
-        self.streams = streams
+    def __init__(self, rng: SeedGenerators | None = None) -> None:
+        self.rng = rng or SeedGenerators(0)
 
     def __repr__(self) -> str:
         return "Noisy()"
 
     def seeded(self, seeds, device) -> "Noisy":
-        return Noisy(Streams(list(seeds), device))
+        return Noisy(SeedGenerators(list(seeds), device))
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, step_fraction: float) -> Tensor:
-        assert self.streams is not None
-        return F.cross_entropy(model(x + 0.1 * self.streams.normal(x.shape)), y)
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, step_fraction: float = 1.0) -> Tensor:
+        return F.cross_entropy(model(x + 0.1 * self.rng.normal(x.shape)), y)
 
     def state_dict(self) -> dict[str, Tensor]:
-        assert self.streams is not None
-        return self.streams.state_dict()
+        return self.rng.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        assert self.streams is not None
-        self.streams.load_state_dict(state)
+        self.rng.load_state_dict(state)
 
 
 def weights(model: nn.Module) -> Tensor:
@@ -143,12 +143,60 @@ def test_divergence_names_step_and_last_finite_loss(digits) -> None:
         fit(make(0), digits, cross_entropy, hot)
 
 
-def test_the_network_that_diverged_is_named(digits) -> None:
-    bad = make(1)
+def spoiled(seed: int) -> nn.Module:
+    """A network that makes the loss NaN."""
+    net = make(seed)
     with torch.no_grad():
-        next(bad.parameters()).fill_(float("nan"))
-    with pytest.raises(TrainingDiverged, match=r"non-finite weights: \[1\]"):
-        fit(stack_models([make(0), bad]), digits, cross_entropy, SHORT, seeds=[0, 1])
+        next(net.parameters()).fill_(float("nan"))
+    return net
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, AdamCM, SAM])
+@pytest.mark.parametrize("objective", [cross_entropy, Noisy(), defenses.make("pgd_at", eps=0.1, steps=2)])
+def test_a_network_that_diverges_is_frozen_and_the_others_train_as_without_it(digits, optimizer, objective) -> None:
+    recipe = dataclasses.replace(SHORT, optimizer=optimizer, epochs=2)
+    company, stacked = stack_models([make(3), make(7)]), stack_models([make(3), spoiled(1), make(7)])
+    fit(company, digits, objective, recipe, seeds=[3, 7])
+    with pytest.warns(RuntimeWarning, match="seeds diverged, and their networks are NaN: 1 at step 1; lower lr"):
+        history = fit(stacked, digits, objective, recipe, seeds=[3, 1, 7])
+    assert history.diverged == {1: 1}
+    assert history.steps == 24
+    for p, expected in zip(stacked.parameters(), company.parameters(), strict=True):
+        assert torch.equal(p[[0, 2]], expected)
+        assert p[1].isnan().all()
+    assert not torch.equal(stacked.body[1].weight[0], make(3)[1].weight)
+
+
+def test_a_network_that_diverges_later_is_recorded_with_its_step(digits, tmp_path: Path) -> None:
+    """The data of one seed turn bad in the second epoch; a checkpoint in between changes nothing."""
+
+    def objective(model: nn.Module, x: Tensor, y: Tensor, fraction: float) -> Tensor:
+        factor = torch.ones(len(x))
+        factor[len(x) // 2 :] = float("inf") if fraction > 0.5 else 1.0
+        return (F.cross_entropy(model(x), y, reduction="none") * factor).mean()
+
+    file = tmp_path / "run.safetensors"
+    stacked, again = stack_models([make(0), make(1)]), stack_models([make(0), make(1)])
+    with pytest.warns(RuntimeWarning, match="1 at step 20"):
+        history = fit(stacked, digits, objective, SHORT, seeds=[0, 1], checkpoint=file)
+    assert history.diverged == {1: 20}
+    assert [torch.tensor(loss).isfinite().item() for loss in history.losses] == [True, False, False]
+    with pytest.warns(RuntimeWarning, match="1 at step 20"):
+        assert fit(again, digits, objective, SHORT, seeds=[0, 1], checkpoint=file).diverged == {1: 20}
+    assert torch.equal(weights(again).nan_to_num(), weights(stacked).nan_to_num())
+
+
+def test_if_all_networks_diverge_it_is_an_error(digits) -> None:
+    with pytest.raises(TrainingDiverged, match=r"the loss of all 2 networks became nan at step 1 of 36"):
+        fit(stack_models([spoiled(0), spoiled(1)]), digits, cross_entropy, SHORT, seeds=[0, 1])
+
+
+def test_a_loss_of_which_no_network_is_the_cause_is_an_error(digits) -> None:
+    def broken(model: nn.Module, x: Tensor, y: Tensor, fraction: float) -> Tensor:
+        return cross_entropy(model, x, y) + float("nan")
+
+    with pytest.raises(TrainingDiverged, match="the loss became nan at step 1 of 36"):
+        fit(stack_models([make(0), make(1)]), digits, broken, SHORT, seeds=[0, 1])
 
 
 def test_bad_arguments(digits) -> None:
@@ -171,13 +219,13 @@ def test_bad_arguments(digits) -> None:
 
 
 def test_replays_repeat_each_batch(digits) -> None:
-    class Replayed:
+    class Replayed(Objective):
         replays = 4
 
         def __init__(self) -> None:
             self.batches: list[int] = []
 
-        def __call__(self, model: nn.Module, x: Tensor, y: Tensor, fraction: float) -> Tensor:
+        def __call__(self, model: nn.Module, x: Tensor, y: Tensor, step_fraction: float = 1.0) -> Tensor:
             self.batches.append(hash(x.sum().item()))
             return cross_entropy(model, x, y)
 
@@ -231,23 +279,30 @@ def test_a_failed_write_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch) ->
 
 def test_crop_flip_moves_and_mirrors() -> None:
     x = torch.arange(1, 17, dtype=torch.uint8).reshape(1, 1, 4, 4).repeat(200, 1, 1, 1)
-    out = crop_flip(x, Streams(0), pad=1)
+    out = crop_flip(x, SeedGenerators(0), pad=1)
     assert out.shape == x.shape
     assert out.dtype == torch.uint8
     same = (out == x).flatten(1).all(1).float().mean()
     mirrored = (out == x.flip(3)).flatten(1).all(1).float().mean()
     assert 0 < same < 0.2
     assert 0 < mirrored < 0.2
-    assert torch.equal(crop_flip(x[:1], Streams(0), pad=0), x[:1]) or torch.equal(
-        crop_flip(x[:1], Streams(0), pad=0), x[:1].flip(3)
+    assert torch.equal(crop_flip(x[:1], SeedGenerators(0), pad=0), x[:1]) or torch.equal(
+        crop_flip(x[:1], SeedGenerators(0), pad=0), x[:1].flip(3)
     )
 
 
-def test_streams_do_not_depend_on_company() -> None:
-    both, alone = Streams([4, 9]), Streams(9)
+def test_generators_do_not_depend_on_company() -> None:
+    both, alone = SeedGenerators([4, 9]), SeedGenerators(9)
     assert torch.equal(both.normal((6, 2))[3:], alone.normal((3, 2)))
     assert torch.equal(both.rademacher((6, 2))[3:].abs(), torch.ones(3, 2))
     with pytest.raises(ValueError, match="5 rows do not divide into 2"):
         both.uniform((5, 2))
     with pytest.raises(ValueError, match="at least one seed"):
-        Streams([])
+        SeedGenerators([])
+
+
+def test_a_distance_is_that_of_all_weights() -> None:
+    a, b = make(0), make(1)
+    flat = [torch.cat([p.flatten() for p in net.parameters()]) for net in (a, b)]
+    assert distance(a, b) == pytest.approx(float((flat[0] - flat[1]).detach().norm()), rel=1e-5)
+    assert distance(a, a) == 0

@@ -39,8 +39,8 @@ class CriticalMomenta:
         text, windows, length, text_model, text_options, text_recipe: the text task.
         late_windows, late_epochs: the little text that is trained on for long; no windows, no such training.
         seeds: of the networks that are reported; `tuning_seeds`: of those that choose learning rates.
-        images, texts, online: names of the methods that learn images, text, and tasks in sequence.
-        tasks: in sequence; `streams`: how many such sequences are tried.
+        images, texts, continual: names of the methods that learn images, text, and tasks in sequence.
+        tasks: in sequence; `sequences`: how many such sequences are tried.
         readers: of the seeds, how many learn text.
         tuned: task -> method -> learning rate.
         tune: whether to repeat the choice of learning rates.
@@ -75,9 +75,9 @@ class CriticalMomenta:
     late_epochs: int = 40
     images: tuple[str, ...] = ("adam", "c0", "cg", "cm", "cm99", "cm_corrected", "sam", "sam_cm")
     texts: tuple[str, ...] = ("adam", "c0", "cg", "cm", "cm_corrected", "sam")
-    online: tuple[str, ...] = ("adam", "c0", "cg", "cm")
+    continual: tuple[str, ...] = ("adam", "c0", "cg", "cm")
     tasks: int = 5
-    streams: int = 20
+    sequences: int = 20
     readers: int = 5
     tuned: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: TUNED)
     tune: bool = False
@@ -111,7 +111,7 @@ GRID = {
     "toys": (0.03, 0.1, 0.3, 1.0),
     "images": (0.0003, 0.001, 0.003, 0.01),
     "texts": (0.003, 0.01, 0.03),
-    "online": (0.0003, 0.001, 0.003),
+    "continual": (0.0003, 0.001, 0.003),
 }
 """Learning rates that the sweeps start from."""
 
@@ -130,7 +130,7 @@ TUNED: dict[str, dict[str, float]] = {
         "sam_cm": 0.003,
     },
     "texts": {"adam": 0.03, "c0": 0.01, "cg": 0.03, "cm": 0.01, "cm_corrected": 0.01, "sam": 0.03},
-    "online": {"adam": 0.00949, "c0": 0.003, "cg": 0.003, "cm": 0.001},
+    "continual": {"adam": 0.00949, "c0": 0.003, "cg": 0.003, "cm": 0.001},
 }
 """What the sweeps chose on the embedded data with the `cpu` preset."""
 
@@ -144,8 +144,8 @@ QUICK = CriticalMomenta(
     texts=("adam", "cm"),
     windows=960,
     late_windows=0,
-    online=("adam", "cm"),
-    streams=10,
+    continual=("adam", "cm"),
+    sequences=10,
 )
 """Stored in the notebook: 45 s on the same machine."""
 

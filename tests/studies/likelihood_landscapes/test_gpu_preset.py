@@ -12,7 +12,7 @@ import torch
 from flatlab import attacks, data, defenses, flatness, models, studies, train
 from flatlab.studies.likelihood_landscapes import settings
 
-NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "01_likelihood_landscapes.ipynb"
+NOTEBOOK = Path(__file__).parents[3] / "notebooks" / "01_likelihood_landscapes.ipynb"
 GPU = studies.resolve("likelihood_landscapes", "gpu")
 TINY = dataclasses.replace(
     GPU,

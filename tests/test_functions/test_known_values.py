@@ -6,19 +6,19 @@ import pickle
 import pytest
 import torch
 
-from flatlab import surfaces
+from flatlab import test_functions
 
 EVERY = {
-    "ackley": surfaces.ackley(),
-    "ackley-5": surfaces.ackley(5),
-    "levy": surfaces.levy(),
-    "levy-1": surfaces.levy(1),
-    "levy-4": surfaces.levy(4),
-    "goldstein_price": surfaces.goldstein_price(),
-    "goldstein_price-raw": surfaces.goldstein_price(log=False),
-    "two_basins": surfaces.two_basins(),
-    "two_basins-3": surfaces.two_basins(10, 3),
-    "two_basins-1000": surfaces.two_basins(4, 1000.0),
+    "ackley": test_functions.ackley(),
+    "ackley-5": test_functions.ackley(5),
+    "levy": test_functions.levy(),
+    "levy-1": test_functions.levy(1),
+    "levy-4": test_functions.levy(4),
+    "goldstein_price": test_functions.goldstein_price(),
+    "goldstein_price-raw": test_functions.goldstein_price(log=False),
+    "two_basins": test_functions.two_basins(),
+    "two_basins-3": test_functions.two_basins(10, 3),
+    "two_basins-1000": test_functions.two_basins(4, 1000.0),
 }
 every = pytest.mark.parametrize("surface", EVERY.values(), ids=EVERY.keys())
 smooth = pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def double(values):
 
 class TestKnownAnswers:
     def test_goldstein_price(self):
-        raw, log = surfaces.goldstein_price(log=False), surfaces.goldstein_price()
+        raw, log = test_functions.goldstein_price(log=False), test_functions.goldstein_price()
         assert raw.values.tolist() == pytest.approx([3, 30, 84, 840], rel=1e-12)
         assert log.values.tolist() == pytest.approx([-3.1291, -2.1804, -1.7562, -0.8074], abs=6e-5)
         assert log.top_curvature(log.minima).tolist() == pytest.approx([132.6, 59.6, 128.6, 6.5], abs=0.06)
@@ -45,16 +45,16 @@ class TestKnownAnswers:
         assert raw(double([0.0, 0.0])).item() == 600
 
     def test_levy(self):
-        levy = surfaces.levy()
+        levy = test_functions.levy()
         assert levy.optimum == pytest.approx(0, abs=1e-15)
         assert levy.top_curvature(levy.minima).item() == pytest.approx(2.2438, abs=6e-5)
         # w = (2, 2): 0 + 1 * (1 + 10 sin(2 pi + 1)^2) + 1
         assert levy(double([5.0, 5.0])).item() == pytest.approx(2 + 10 * math.sin(1) ** 2)
-        assert surfaces.levy(1)(double([3.0])).item() == pytest.approx(1 + 0.25)  # w = 3/2
+        assert test_functions.levy(1)(double([3.0])).item() == pytest.approx(1 + 0.25)  # w = 3/2
 
     @pytest.mark.parametrize("dims", [1, 2, 7])
     def test_ackley(self, dims):
-        ackley = surfaces.ackley(dims)
+        ackley = test_functions.ackley(dims)
         assert ackley.optimum == pytest.approx(4e-8, rel=1e-6)
         assert ackley.gradient(ackley.minima).tolist() == [[0.0] * dims]
         ones = torch.ones(dims, dtype=torch.float64)
@@ -63,7 +63,7 @@ class TestKnownAnswers:
 
     @pytest.mark.parametrize("sharpness", [100.0, 700.0])
     def test_two_basins(self, sharpness):
-        surface = surfaces.two_basins(3, sharpness)
+        surface = test_functions.two_basins(3, sharpness)
         far = 4 * sharpness / 2  # |x - 1|^2 / D = 4 at x = -1
         assert surface(double([-1.0] * 3)).item() == pytest.approx(-1 - math.exp(-far) + 0.02)
         assert surface(double([1.0] * 3)).item() == pytest.approx(-1 - math.exp(-2) + 0.02)
@@ -137,43 +137,44 @@ class TestEverySurface:
 
 class TestSharpStarts:
     def test_are_half_a_width_around_the_sharp_well(self):
-        surface = surfaces.two_basins(2, 400.0)
+        surface = test_functions.two_basins(2, 400.0)
         z = (surface.sharp_starts(4000, generator=gen()) - 1) * 400**0.5
         assert z.mean().item() == pytest.approx(0, abs=0.03)
         assert z.std().item() == pytest.approx(0.5, rel=0.03)
         assert not surface.escaped(1 + z / 20).any()
 
     def test_escape_is_the_sign_of_the_mean_and_finite(self):
-        surface = surfaces.two_basins(2)
+        surface = test_functions.two_basins(2)
         x = double([[-1, -1], [1, -2], [2, -1], [-math.inf, -1], [math.nan, -1]])
         assert surface.escaped(x).tolist() == [True, True, False, False, False]
 
 
 def test_curvature_is_nan_where_the_point_is_not_finite():
-    levy = surfaces.levy()
+    levy = test_functions.levy()
     found = levy.top_curvature(double([[1.0, 1.0], [math.nan, 0.0], [math.inf, 0.0]]))
     assert found.isfinite().tolist() == [True, False, False]
 
 
 def test_registry_makes_each_by_name_with_its_options():
-    assert [surfaces.make(name).name for name in surfaces.available()] == list(surfaces.available())
-    assert surfaces.make("levy", dims=5).dims == 5
-    assert surfaces.make("two_basins", sharpness=30.0).sharpness == 30
-    assert surfaces.make("goldstein_price", log=False).optimum == pytest.approx(3)
+    assert {surface.name for surface in EVERY.values()} == set(test_functions.available()), "all are tested above"
+    assert [test_functions.make(name).name for name in test_functions.available()] == list(test_functions.available())
+    assert test_functions.make("levy", dims=5).dims == 5
+    assert test_functions.make("two_basins", sharpness=30.0).sharpness == 30
+    assert test_functions.make("goldstein_price", log=False).optimum == pytest.approx(3)
 
 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: surfaces.make("levi"), ValueError, "unknown surface 'levi'.*did you mean 'levy'"),
-        (lambda: surfaces.make("levy", dim=3), ValueError, "unknown option of levy 'dim'.*dims"),
-        (lambda: surfaces.levy(0), ValueError, "dims must be an integer >= 1, got 0"),
-        (lambda: surfaces.two_basins(0), ValueError, "dims"),
-        (lambda: surfaces.two_basins(1, 2.0), ValueError, "sharpness must be >= 3, got 2.0"),
-        (lambda: surfaces.levy()(torch.zeros(3, 3)), ValueError, r"must have shape \(\.\.\., 2\), got \(3, 3\)"),
-        (lambda: surfaces.levy()(torch.tensor(1.0)), ValueError, "shape"),
-        (lambda: surfaces.levy().gradient(torch.zeros(2, dtype=torch.int64)), TypeError, "floating point"),
-        (lambda: surfaces.levy().uniform_starts(0, generator=gen()), ValueError, "count"),
+        (lambda: test_functions.make("levi"), ValueError, "unknown surface 'levi'.*did you mean 'levy'"),
+        (lambda: test_functions.make("levy", dim=3), ValueError, "unknown option of levy 'dim'.*dims"),
+        (lambda: test_functions.levy(0), ValueError, "dims must be an integer >= 1, got 0"),
+        (lambda: test_functions.two_basins(0), ValueError, "dims"),
+        (lambda: test_functions.two_basins(1, 2.0), ValueError, "sharpness must be >= 3, got 2.0"),
+        (lambda: test_functions.levy()(torch.zeros(3, 3)), ValueError, r"must have shape \(\.\.\., 2\), got \(3, 3\)"),
+        (lambda: test_functions.levy()(torch.tensor(1.0)), ValueError, "shape"),
+        (lambda: test_functions.levy().gradient(torch.zeros(2, dtype=torch.int64)), TypeError, "floating point"),
+        (lambda: test_functions.levy().uniform_starts(0, generator=gen()), ValueError, "count"),
     ],
 )
 def test_errors_name_the_value_and_the_bound(call, error, message):

@@ -14,7 +14,7 @@ class Surface:
     """A function R^D -> R that is called on any number of points at once: `surface(x)` maps (..., D) to (...).
 
     Args:
-        name: as in `flatlab.surfaces.make`.
+        name: as in `flatlab.test_functions.make`.
         function: of points (..., D), each valued on its own and twice differentiable by torch.
         dims: D.
         box: (low, high), the range of every coordinate in which starts are drawn. Nothing keeps iterates in it.

@@ -5,7 +5,6 @@ by one (SGD, Adam), or that keeps a norm and a memory per row (`networks=S`), ta
 would take with that start alone: also when another start becomes non-finite.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from flatlab import checks
-from flatlab.surfaces.base import Surface
+from flatlab.test_functions import Surface
+from flatlab.train.stepper import Stepper
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +68,9 @@ def descend(
         surface: the function to minimise.
         starts: (S, D), left unchanged.
         optimizer: a class, or a functools.partial of one, called as `optimizer([parameter], lr=lr)`, with
-            `networks=S` added where the class has a true attribute `stacks`. Its `step` gets a closure, so that those
-            with two passes work too. One that mixes rows without knowing of them, such as LBFGS, gives wrong results.
+            `networks=S` added where the class has a true attribute `stacks`. Its `step` gets a closure, so
+            that those with two passes work too. One that mixes rows without knowing of them, such as LBFGS, gives wrong
+            results.
         steps: how many.
         lr: the learning rate.
         schedule: "constant", or "cosine" from `lr` down to 0.
@@ -86,28 +87,16 @@ def descend(
     checks.nonnegative("lr", lr)
     checks.one_of("schedule", schedule, ("constant", "cosine"))
     parameter = nn.Parameter(starts.detach().clone())
-    stepper = optimizer([parameter], lr=lr, **({"networks": len(starts)} if _stacks(optimizer) else {}))
-
-    @torch.enable_grad()
-    def closure() -> Tensor:
-        loss = surface.function(parameter).sum()
-        (parameter.grad,) = torch.autograd.grad(loss, parameter)
-        return loss
-
+    # Not checked: a start that flies off is told apart at the end, by its value.
+    stepper = Stepper([parameter], optimizer, lr=lr, networks=len(starts), check_finite=False)
     path = [starts.detach().clone()] if record else []
     for step in range(steps):
         if schedule == "cosine":
-            for group in stepper.param_groups:
-                group["lr"] = lr * (1 + math.cos(math.pi * step / steps)) / 2
-        stepper.step(closure)  # type: ignore[arg-type]
+            stepper.lr = lr * (1 + math.cos(math.pi * step / steps)) / 2
+        stepper.step(lambda: surface.function(parameter))
         if record and (step + 1) % record == 0:
             path.append(parameter.detach().clone())
     return _outcome(surface, parameter.detach(), torch.stack(path) if path else None)
-
-
-def _stacks(optimizer: Callable[..., Optimizer]) -> bool:
-    made = optimizer.func if isinstance(optimizer, functools.partial) else optimizer  # a partial of a partial is flat
-    return bool(getattr(made, "stacks", False))
 
 
 def _outcome(surface: Surface, x: Tensor, path: Tensor | None) -> Descent:

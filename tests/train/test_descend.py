@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from flatlab import surfaces
-from flatlab.surfaces import descend
+from flatlab import test_functions
+from flatlab.train import descend
 
 OPTIMIZERS = {
     "sgd": functools.partial(torch.optim.SGD, momentum=0.9),
@@ -46,7 +46,7 @@ class NormalizedDescent(torch.optim.Optimizer):
 
 class TestDescend:
     def test_gradient_descent_by_hand(self):
-        surface = surfaces.levy()
+        surface = test_functions.levy()
         x0 = x = starts(surface)
         run = descend(surface, x0, torch.optim.SGD, steps=3, lr=0.01, record=1)
         for step in range(3):
@@ -59,7 +59,7 @@ class TestDescend:
     @pytest.mark.parametrize("name", OPTIMIZERS)
     @pytest.mark.parametrize("schedule", ["constant", "cosine"])
     def test_each_start_goes_as_it_would_alone(self, name, schedule):
-        surface = surfaces.levy()
+        surface = test_functions.levy()
         x0 = starts(surface, 4)
         options = {"steps": 30, "lr": 0.02, "schedule": schedule}
         together = descend(surface, x0, OPTIMIZERS[name], **options)
@@ -67,14 +67,14 @@ class TestDescend:
         torch.testing.assert_close(together.x, torch.cat(alone), rtol=1e-12, atol=1e-12)
 
     def test_cosine_goes_from_the_rate_to_zero(self):
-        surface = surfaces.two_basins()
+        surface = test_functions.two_basins()
         run = descend(surface, starts(surface), NormalizedDescent, steps=10, lr=0.01, schedule="cosine", record=1)
         lengths = run.path.diff(dim=0).abs()[:, 0, 0]
         expected = [0.005 * (1 + math.cos(math.pi * t / 10)) for t in range(10)]
         assert lengths.tolist() == pytest.approx(expected)
 
     def test_finds_the_bottom_of_the_well_it_starts_in(self):
-        surface = surfaces.two_basins(3, 100.0)
+        surface = test_functions.two_basins(3, 100.0)
         x0 = surface.sharp_starts(8, generator=torch.Generator().manual_seed(0))
         run = descend(surface, x0, torch.optim.Adam, steps=300, lr=0.003, schedule="cosine")
         torch.testing.assert_close(run.x, surface.minima[1].expand(8, 3), rtol=0, atol=1e-5)
@@ -83,7 +83,7 @@ class TestDescend:
         assert not surface.escaped(run.x).any()
 
     def test_leaves_the_starts_and_the_global_stream_alone(self):
-        surface = surfaces.ackley()
+        surface = test_functions.ackley()
         x0 = starts(surface)
         copy, state = x0.clone(), torch.get_rng_state()
         with torch.no_grad():
@@ -95,7 +95,7 @@ class TestDescend:
 
     @pytest.mark.parametrize(("record", "kept"), [(1, [0, 1, 2, 3, 4, 5, 6, 7]), (3, [0, 3, 6]), (8, [0])])
     def test_records_every_kth_iterate(self, record, kept):
-        surface = surfaces.levy()
+        surface = test_functions.levy()
         run = descend(surface, starts(surface), torch.optim.Adam, steps=7, lr=0.1, record=record)
         assert run.path.shape == (len(kept), 8, 2)
         assert run.path_values.shape == (len(kept), 8)
@@ -103,20 +103,20 @@ class TestDescend:
             assert torch.equal(row, descend(surface, starts(surface), torch.optim.Adam, steps=steps, lr=0.1).x)
 
     def test_keeps_no_path_unless_asked(self):
-        run = descend(surfaces.levy(), starts(surfaces.levy()), torch.optim.Adam, steps=2, lr=0.1)
+        run = descend(test_functions.levy(), starts(test_functions.levy()), torch.optim.Adam, steps=2, lr=0.1)
         assert run.path is None
         assert run.path_values is None
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     def test_computes_in_the_precision_of_the_starts(self, dtype):
-        run = descend(surfaces.levy(), starts(surfaces.levy()).to(dtype), torch.optim.Adam, steps=2, lr=0.1)
+        run = descend(test_functions.levy(), starts(test_functions.levy()).to(dtype), torch.optim.Adam, steps=2, lr=0.1)
         assert run.x.dtype == run.values.dtype == dtype
 
 
 class TestDivergence:
     @pytest.mark.parametrize("name", OPTIMIZERS)
     def test_a_start_that_diverges_disturbs_no_other_and_never_succeeds(self, name):
-        surface = surfaces.goldstein_price()
+        surface = test_functions.goldstein_price()
         x0 = starts(surface)
         spoiled = x0.clone()
         spoiled[2], spoiled[5] = 1e200, math.nan
@@ -131,17 +131,17 @@ class TestDivergence:
         assert torch.equal(run.reached(1e300), ~bad)
 
     def test_steps_that_blow_up_are_found_out(self):
-        surface = surfaces.goldstein_price(log=False)
+        surface = test_functions.goldstein_price(log=False)
         run = descend(surface, starts(surface), torch.optim.SGD, steps=60, lr=1.0)
         assert run.diverged.all()
         assert run.values.eq(math.inf).all()
 
     def test_either_the_point_or_its_value_may_show_it(self):
-        bounded = surfaces.Surface("line", lambda x: x.tanh().sum(dim=-1), 1, (-1.0, 1.0), torch.empty(0, 1))
+        bounded = test_functions.Surface("line", lambda x: x.tanh().sum(dim=-1), 1, (-1.0, 1.0), torch.empty(0, 1))
         points = torch.tensor([[0.0], [-math.inf]])
         assert descend(bounded, points, torch.optim.SGD, steps=0, lr=1.0).diverged.tolist() == [False, True]
         points = torch.tensor([[0.0, 0.0], [1e10, 1e10]])
-        run = descend(surfaces.goldstein_price(log=False), points, torch.optim.SGD, steps=0, lr=1.0)
+        run = descend(test_functions.goldstein_price(log=False), points, torch.optim.SGD, steps=0, lr=1.0)
         assert run.diverged.tolist() == [False, True]
 
 
@@ -154,13 +154,13 @@ class TestStacks:
         optimizer = NormalizedDescent
         for _ in range(wraps):
             optimizer = functools.partial(optimizer, rho=0.25)
-        surface = surfaces.levy()
+        surface = test_functions.levy()
         run = descend(surface, starts(surface, 6), optimizer, steps=1, lr=0.5, record=1)
         assert NormalizedDescent.made_with == [(6, 0.25 if wraps else 0.0)]
         torch.testing.assert_close(run.path.diff(dim=0).norm(dim=-1), torch.full((1, 6), 0.5, dtype=torch.float64))
 
     def test_the_closure_gives_the_gradient_at_the_current_point(self):
-        surface = surfaces.levy()
+        surface = test_functions.levy()
         x0 = starts(surface, 3)
         run = descend(surface, x0, functools.partial(NormalizedDescent, rho=0.1), steps=1, lr=0.5)
         ascended = torch.nn.functional.normalize(surface.gradient(x0 + 0.1), dim=1)
@@ -168,7 +168,7 @@ class TestStacks:
 
 
 def test_sixty_four_starts_take_one_evaluation_a_step():
-    surface, shapes = surfaces.levy(), []
+    surface, shapes = test_functions.levy(), []
 
     def counted(x):
         shapes.append(tuple(x.shape))
@@ -194,12 +194,12 @@ def test_sixty_four_starts_take_one_evaluation_a_step():
 def test_errors_name_the_value_and_the_bound(change, error, message):
     arguments = {"starts": torch.zeros(3, 2), "optimizer": torch.optim.SGD, "steps": 1, "lr": 0.1} | change
     with pytest.raises(error, match=message):
-        descend(surfaces.levy(), **arguments)
+        descend(test_functions.levy(), **arguments)
 
 
 def test_a_summary_is_of_the_end():
-    surface = surfaces.levy()
-    run = surfaces.descend(surface, starts(surface), torch.optim.Adam, steps=100, lr=0.3)
+    surface = test_functions.levy()
+    run = descend(surface, starts(surface), torch.optim.Adam, steps=100, lr=0.3)
     found = run.summary(surface)
     assert found["mean value"] == pytest.approx(float(surface(run.x).mean()))
     assert found["at the minimum"] == float((run.values <= surface.optimum + 0.05).double().mean())

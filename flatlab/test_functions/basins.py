@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from flatlab import checks
-from flatlab.surfaces.base import Surface
+from flatlab.test_functions.base import Surface
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,10 +1,10 @@
-"""Test functions for optimizers, valued at many points at once, and the descent of many starts as one parameter.
+"""Test functions for optimizers, valued at many points at once.
 
-A surface draws starts, descend takes them down, and the result says where they arrived:
+A surface draws starts, `flatlab.train.descend` takes them down, and the surface says where they arrived:
 
-    surface = surfaces.levy(dims=2)
+    surface = test_functions.levy(dims=2)
     starts = surface.uniform_starts(64, generator=torch.Generator().manual_seed(0))
-    run = surfaces.descend(surface, starts, torch.optim.Adam, steps=500, lr=0.3, schedule="cosine")
+    run = train.descend(surface, starts, torch.optim.Adam, steps=500, lr=0.3, schedule="cosine")
     run.reached(surface.optimum + 0.05)          # (64,) bool
     surface.top_curvature(run.x)                 # (64,)
 """
@@ -13,18 +13,15 @@ import inspect
 from collections.abc import Callable
 
 from flatlab import checks
-from flatlab.surfaces.base import Surface
-from flatlab.surfaces.basins import TwoBasins, two_basins
-from flatlab.surfaces.classic import ackley, goldstein_price, levy
-from flatlab.surfaces.descend import Descent, descend
+from flatlab.test_functions.base import Surface
+from flatlab.test_functions.basins import TwoBasins, two_basins
+from flatlab.test_functions.classic import ackley, goldstein_price, levy
 
 __all__ = [
-    "Descent",
     "Surface",
     "TwoBasins",
     "ackley",
     "available",
-    "descend",
     "goldstein_price",
     "levy",
     "make",

@@ -1,4 +1,4 @@
-"""Random numbers for several seeds at once.
+"""Random generators for several seeds at once.
 
 Models of S seeds are trained side by side on batches laid out seed by seed: rows 0..B-1 belong to the first seed,
 rows B..2B-1 to the second. Each seed draws from its own generator, so that what a seed sees does not depend on which
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 
-class Streams:
+class SeedGenerators:
     """One torch.Generator per seed; every draw of S*B rows is S blocks of B rows, one from each generator.
 
     Args:
@@ -65,7 +65,7 @@ class Streams:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from a state that `state_dict` returned for the same number of seeds."""
         if len(state) != len(self.generators):
-            raise ValueError(f"the state holds {len(state)} streams, these are {len(self.generators)}")
+            raise ValueError(f"the state holds {len(state)} generator(s), these are {len(self.generators)}")
         for index, g in enumerate(self.generators):
             g.set_state(state[str(index)].cpu())
 

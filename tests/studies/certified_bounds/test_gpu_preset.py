@@ -12,7 +12,7 @@ import torch
 from flatlab import bounds, data, models, studies, train
 from flatlab.studies.certified_bounds import settings
 
-NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "04_certified_bounds.ipynb"
+NOTEBOOK = Path(__file__).parents[3] / "notebooks" / "04_certified_bounds.ipynb"
 GPU = studies.resolve("certified_bounds", "gpu")
 
 
@@ -61,7 +61,6 @@ def test_every_kind_of_certified_training_runs_and_is_verified(kind: str, pictur
         task.recipe,
         seeds=(0,),
         device=device,
-        strategy="sequential",
     )[0]
     x, y = pictures.subset(range(20)).float(device)
     made = bounds.Bounds(bounds.Program(net, x), x, bounds.LpBall(x, task.eps, clip=(0, 1)))
