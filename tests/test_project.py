@@ -39,6 +39,8 @@ ALLOWED = {
     **dict.fromkeys(SUBJECTS, BASE | COMMON),
 }
 ALLOWED["defenses"] = ALLOWED["defenses"] | {"attacks"}
+ALLOWED["bounds"] = {"checks", "modes", "models", "flatness", "train"}
+ALLOWED["studies"] = BASE | COMMON | SUBJECTS | {"claims", "stats"}
 ONLY_IN = {
     "papermill": "study", "dask": "study", "distributed": "study", "nbformat": "study", "nbconvert": "study",
     "nbclient": "study", "foolbox": "attacks/foolbox.py", "seaborn": "plots",

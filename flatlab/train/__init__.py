@@ -21,7 +21,7 @@ from flatlab.train.device import operations, pick_device, seconds
 from flatlab.train.evaluate import Evaluation, accuracy, distance, evaluate_loss
 from flatlab.train.loop import History, Recipe, TrainingDiverged, cross_entropy, fit, next_token
 from flatlab.train.online import Stream, fit_online, fit_streams, permuted_stream
-from flatlab.train.schedules import schedule
+from flatlab.train.schedules import Ramp, schedule
 from flatlab.train.seeds import fit_seeds
 from flatlab.train.sweep import Sweep, Trial, sweep
 
@@ -30,6 +30,7 @@ __all__ = [
     "Evaluation",
     "FirstBelow",
     "History",
+    "Ramp",
     "Recipe",
     "Recorder",
     "Stream",

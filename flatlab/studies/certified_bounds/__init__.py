@@ -1,0 +1,1 @@
+"""The study of certified bounds, notebook 04."""
