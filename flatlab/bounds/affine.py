@@ -70,7 +70,7 @@ class Affine(Rule):
         return self._product(site, x)
 
     def _ball(self, site: Site, ball: Ball) -> Ball | None:
-        """What becomes of an Lp ball: one that is moved, or whose coordinates are exchanged; a copy of one is none."""
+        """The Lp ball that an Lp ball becomes, or None: shifts and reordered coordinates give one, copies do not."""
         center = site.apply(ball.center)
         if site.node.pre != 1 or center.shape[:1] != (site.batch,):
             return None
@@ -80,7 +80,7 @@ class Affine(Rule):
 
     @staticmethod
     def _moves(site: Site) -> bool:
-        """Whether a constant is added, and no more; of the same shape, the radius stays what it is."""
+        """Whether all that the operator does is to add a constant, so that radii stay what they are."""
         return site.node.key == "add" and len(site.hot) == 1 and site.node.args[0] != site.node.args[1]
 
     def _product(self, site: Site, x: Sequence[Interval]) -> Interval:
@@ -147,7 +147,7 @@ def magnitude(x: Interval) -> Tensor:
 
 
 def abs_product(site: Site, radius: Tensor, size: Callable[[Any], Any] = abs) -> Tensor:
-    """|J| r for a product with a constant, whose absolute value `size` is to find."""
+    """|J| r for a product with a constant, whose absolute value is taken by `size`."""
     args = list(site.node.args)
     values = dict(site.values)
     for position, argument in enumerate(args[:2]):

@@ -1,4 +1,4 @@
-"""From rows of linear functions of a node back to the inputs: a linear function of these below each row."""
+"""Backward passes: from rows of linear functions of a node to linear functions of the inputs that lie below them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -133,7 +133,10 @@ class BackwardPass:
                 total = total + torch.einsum("sbn,bn->sb", flat, c) - radius
                 wide = wide + 2 * radius
                 continue
-            alpha = None if slopes is None else slopes.of(start, index)
+            alpha = None
+            if slopes is not None:
+                alpha = slopes.of(start, index)
+                site.lines = None  # each pass of an ascent differentiates lines of its own
             grads, bias = problem.rule(index).backward(site, a, [found[i] for i in site.hot], alpha)
             for i, grad in zip(site.hot, grads, strict=True):
                 pending[i] = pending[i] + grad if i in pending else grad

@@ -141,7 +141,7 @@ class Bilinear(Affine):
 
 
 class LinearLayer(Bilinear):
-    """x W^T + b: a product whose rows are at hand, so that functions of it need no product with an identity."""
+    """x W^T + b. Functions of it are combinations of rows of W, which spares a product with an identity matrix."""
 
     def merge(self, site: Site, rows: Rows, shape: tuple[int, ...]) -> tuple[Tensor, Tensor] | None:
         node = site.node

@@ -25,7 +25,7 @@ from flatlab.bounds.capture import Program
 from flatlab.bounds.forward_pass import ForwardPass
 from flatlab.bounds.interval import Interval
 from flatlab.bounds.interval_pass import IntervalPass
-from flatlab.bounds.nodes import node_shaped
+from flatlab.bounds.nodes import node_shaped, samples_first
 from flatlab.bounds.problem import Problem
 from flatlab.bounds.rows import Dense, Identity, Margins, Rows
 from flatlab.bounds.sets import Box, LpBall
@@ -120,13 +120,24 @@ class Bounds:
         return low, high
 
     def lower(self, method: str, c: Tensor | Margins | None = None, *, ascent: Ascent | None = None) -> Tensor:
-        """The lower bounds of `compute` alone, (B, S), where one pass backward finds them at half the cost of both."""
+        """The lower bounds of `compute` alone: with C, by one pass backward at half the cost of both.
+
+        Args:
+            method, c, ascent: as of `compute`.
+
+        Returns:
+            (B, S), or without C of the output's shape.
+        """
         return self._answer(method, c, ascent, mirror=c is None)[0]
 
     def certificate(
         self, method: str, c: Tensor | Margins | None = None, *, ascent: Ascent | None = None
     ) -> Certificate:
-        """The bounds of `compute`, and the affine functions that won: of all that the method tried, row by row."""
+        """The bounds of `compute`, and the affine functions that won: of all that the method tried, row by row.
+
+        Args:
+            method, c, ascent: as of `compute`.
+        """
         low, high, function = self._answer(method, c, ascent, function=True)
         assert high is not None
         assert function is not None
@@ -145,7 +156,8 @@ class Bounds:
         checks.one_of("method", method, METHODS)
         if method == "ibp":
             low, high = self._ibp(c)
-            return low, high, self._constant(low, high) if function else None
+            pre = self.problem.pre(self.problem.output) if c is None else 1
+            return low, high, self._constant(low, high, pre) if function else None
         if method == "forward":
             return self._linear_forward(c, function)
         if method == "alpha-crown":
@@ -186,21 +198,19 @@ class Bounds:
         found = self.intervals.by("forward")
         output = self.problem.output
         known, line = found[output], self._forward.at(output, found)
-        if c is None:
-            low, high = known.low, known.high
-        if c is not None or function:
-            rows = self._forward.rows(self._rows(c, known), line)
-        if c is not None:
-            low, high = self._forward.ends(rows, 1)
+        if c is None and not function:
+            return *_checked(known.low, known.high), None
+        rows = self._forward.rows(self._rows(c, known), line)
+        low, high = (known.low, known.high) if c is None else self._forward.ends(rows, 1)
         made = None
         if function:
             a = torch.cat([rows.lw.permute(2, 1, 0), -rows.uw.permute(2, 1, 0)])
             made = LinearFunction(self._forward.by_input(a), torch.cat([rows.lb.T, -rows.ub.T]))
         return *_checked(low, high), made
 
-    def _constant(self, low: Tensor, high: Tensor) -> LinearFunction:
+    def _constant(self, low: Tensor, high: Tensor, pre: int) -> LinearFunction:
         """Intervals as affine functions that do not depend on the inputs."""
-        ends = [t.reshape(self.problem.batch, -1).T for t in (low, high)]
+        ends = [samples_first(t[None], pre, self.problem.batch)[0].T for t in (low, high)]
         bias = torch.cat([ends[0], -ends[1]])
         inputs = {i: self.problem.inputs[i] for i in self.problem.sets}
         return LinearFunction({i: bias.new_zeros(len(bias), *x.shape) for i, x in inputs.items()}, bias)

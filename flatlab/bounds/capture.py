@@ -258,7 +258,7 @@ def _export(model: nn.Module, examples: list[Tensor], inputs: list[Tensor]) -> t
 
 
 def _three(x: Tensor) -> Tensor:
-    """Three samples: what a batch of one would let torch.export take for a constant stays a batch."""
+    """Three different samples made of the example, since torch.export takes a batch of one for a constant."""
     if not x.is_floating_point():
         return x.detach()[[0] * 3] if x.shape[0] < 3 else x.detach()[:3]
     rows = x.detach()[[i % x.shape[0] for i in range(3)]]

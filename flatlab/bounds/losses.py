@@ -1,4 +1,4 @@
-"""What certified bounds are for: worst-case losses to train on, and errors that are proven.
+"""Worst-case losses to train on, and errors that are proven.
 
     margins       m_k = z_y - z_k, k != y: a sample is verified if every lower bound is positive
     robust CE     log(1 + sum_k exp(-lower(m_k))) >= the largest cross-entropy in the set    (Wong and Kolter 2018)

@@ -83,17 +83,17 @@ class Pointwise(Rule):
             return relax.relu(x.low, x.high, alpha, site.relu)
         return self.lines(x.low, x.high, alpha, *self.parameters(site))
 
-    def _kept(self, site: Site, x: Interval) -> Lines:
+    def kept(self, site: Site, x: Interval) -> Lines:
         """The lines of an interval that the next pass will ask for again."""
         if site.lines is None or site.lines[0] is not x:
             site.lines = x, self.relax(site, x)
         return site.lines[1]
 
     def backward(self, site: Site, a: Tensor, x: Sequence[Interval], alpha: Tensor | None = None) -> Bound:
-        lines = self._kept(site, x[0]) if alpha is None else self.relax(site, x[0], alpha)
+        al, bl, au, bu = self.kept(site, x[0]) if alpha is None else self.relax(site, x[0], alpha)
         if a.ndim == 5 and not a.is_contiguous():  # behind a convolution: lines in the memory order of its rows
-            lines = tuple(t if t is None or t.ndim != 4 else t.contiguous(memory_format=MANY_ROWS) for t in lines)
-        al, bl, au, bu = lines
+            al, au = _in_row_order(al), _in_row_order(au)
+            bl, bu = (None if t is None else _in_row_order(t) for t in (bl, bu))
         down = a.clamp(max=0)
         bias: Tensor | float = 0.0 if bl is None else site.dot(a, bl)
         if bu is not None:
@@ -116,6 +116,10 @@ class Pointwise(Rule):
         if self._start is not None:
             return self._start(l, u, self.relax(site, x[0]), *self.parameters(site))
         return torch.full((2, *l.shape), 0.5, dtype=l.dtype, device=l.device)
+
+
+def _in_row_order(t: Tensor) -> Tensor:
+    return t.contiguous(memory_format=MANY_ROWS) if t.ndim == 4 else t
 
 
 def _scaled(k: Tensor, line: LinearBounds) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -2,7 +2,8 @@
 
 Each builder returns a function (l, u, alpha) -> (al, bl, au, bu), all of the shape of l. `alpha`, (2, ..., *l.shape)
 in [0, 1], moves what is free in the lower (alpha[0]) and in the upper line (alpha[1]), such as where a tangent touches;
-None stands for the default. Formulas: Xu et al. 2020 (arXiv 2002.12920), and Zhang et al. 2018 (arXiv 1811.00866).
+None stands for the default. Throughout, l and u are the ends of intervals, and f and df a function and its derivative.
+Formulas: Xu et al. 2020 (arXiv 2002.12920), and Zhang et al. 2018 (arXiv 1811.00866).
 
 Where the two ends nearly meet, a chord has no digits left: the slope is then the derivative, and every line is moved by
 what it misses at the ends. In float32 the lines hold up to rounding, about 1e-6 of the values.
@@ -53,7 +54,12 @@ def between(l: Tensor, u: Tensor, alpha: Tensor | None, row: int) -> Tensor:
 
 
 def convex(f: Function, df: Function, reach: Callable[[Tensor, Tensor], Tensor] | None = None) -> Callable[..., Lines]:
-    """Tangent below, chord above; `reach(l, u)` is the right end of where the tangent may touch."""
+    """Tangent below, chord above.
+
+    Args:
+        f, df: the function and its derivative.
+        reach: (l, u) -> the largest point where the tangent may touch; None for u.
+    """
 
     def lines(l: Tensor, u: Tensor, alpha: Tensor | None = None) -> Lines:
         end = u if reach is None else reach(l, u)
@@ -75,6 +81,7 @@ def s_shaped(f: Function, df: Function, odd: Callable[[Tensor, Tensor], tuple[Te
     """Increasing, convex left of 0 and concave right of it, such as tanh and the sigmoid.
 
     Args:
+        f, df: the function and its derivative.
         odd: maps the line (slope, intercept) below f on [-u, -l] to the one above f on [l, u].
     """
 

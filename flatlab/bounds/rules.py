@@ -17,6 +17,7 @@ from flatlab.bounds import relax
 from flatlab.bounds.affine import Affine
 from flatlab.bounds.bilinear import Bilinear, LinearLayer, matmul_corners, product_corners
 from flatlab.bounds.expansions import EXPANSIONS
+from flatlab.bounds.interval import Interval
 from flatlab.bounds.largest import Largest
 from flatlab.bounds.nodes import Site
 from flatlab.bounds.pointwise import Pointwise
@@ -51,6 +52,9 @@ class _Square(Pointwise):
 
     def parameters(self, site: Site) -> tuple[Any, ...]:
         return ()
+
+    def kept(self, site: Site, x: Interval) -> relax.Lines:
+        return self.relax(site, x)
 
 
 _square = _Square(

@@ -16,7 +16,7 @@ from flatlab.bounds.interval import Ball, Interval
 
 
 class Box:
-    """All x with low <= x <= high. Sets are not written to; a set of another size is another set.
+    """All x with low <= x <= high. Sets are never written to: for another radius, make another set.
 
     Args:
         low, high: (B, ...) each.

@@ -525,22 +525,33 @@ def test_gradients_with_respect_to_weights_are_those_of_finite_differences(name:
 
 
 @some_networks
-def test_linear_bounds_lie_below_the_rows_everywhere_in_the_set(name: str) -> None:
-    """<a, x> + bias <= C f(x), for the rows of C and then for those of -C."""
+@pytest.mark.parametrize("rows", [False, True], ids=["output", "rows"])
+def test_the_functions_of_a_certificate_lie_below_the_rows_and_reach_the_bounds(name: str, rows: bool) -> None:
+    """<a, x> + bias <= C f(x) everywhere in the set, for the rows of C and then for those of -C."""
     model, program, shape = network(name)
     x = draw(shape)
     s = region("2", x, 0.1)
-    count = model(x).numel() // 2
-    c = torch.randn(2, 3, count, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     points = s.worst(torch.randn(60, *x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64))
-    value = torch.einsum("bsk,nbk->nsb", c, flat_samples(model, evaluate(model, list(points[None]))))
+    value = flat_samples(model, evaluate(model, list(points[None])))
+    c = torch.randn(2, 3, value.shape[2], generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    value = torch.einsum("bsk,nbk->nsb", c, value) if rows else value.permute(0, 2, 1)
     for method in METHODS:
         with torch.no_grad():
-            low, high, line = Bounds(program, x, s).certificate(method, c, ascent=Ascent(iters=2))
+            made = Bounds(program, x, s)
+            low, high, line = made.certificate(method, c if rows else None, ascent=Ascent(iters=2))
+            plain = made.compute(method, c if rows else None, ascent=Ascent(iters=2))
+        assert torch.equal(low, plain[0]), method
+        assert torch.equal(high, plain[1]), method
         below = torch.einsum("sbi,nbi->nsb", line.a[0].flatten(2), points.flatten(2)) + line.bias
         assert bool((below <= torch.cat([value, -value], 1) + 1e-9).all()), method
         least = s.lower(line.a[0]) + line.bias
-        torch.testing.assert_close(least, torch.cat([low.T, -high.T]), msg=method)
+        ends = (low, high) if rows else (flat_samples(model, end[None])[0] for end in (low, high))
+        known = torch.cat([sign * end.T for sign, end in zip((1, -1), ends, strict=True)])
+        if rows:
+            torch.testing.assert_close(least, known, msg=method)
+        else:  # bounds of the output itself are nowhere wider than its interval
+            assert bool((least <= known + 1e-9).all()), method
+            assert method == "forward" or bool((least > known - 1e-9).double().mean() > 0.5), method
 
 
 def test_bounds_without_gradients_leave_those_asked_for_later_whole() -> None:
