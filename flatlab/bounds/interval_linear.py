@@ -64,5 +64,10 @@ class _IntervalLinear(torch.autograd.Function):
 
 
 def interval_linear(center: Tensor, radius: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Centre and radius behind a linear layer: W c + b and |W| r, for (..., n) each and W (m, n)."""
+    """Centre and radius behind a linear layer: W c + b and |W| r, (..., m) each.
+
+    Args:
+        center, radius: of the input, (..., n) each.
+        weight, bias: W (m, n) and b (m,), or None.
+    """
     return cast(tuple[Tensor, Tensor], _IntervalLinear.apply(center, radius, weight, bias))

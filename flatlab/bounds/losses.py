@@ -115,7 +115,11 @@ def verified_in_ball(
 
 
 def verified_error(bounds: Bounds, y: Tensor, *, method: str = "crown-ibp") -> float:
-    """The share of samples that are not `verified`, in [0, 1]; arguments as there."""
+    """The share of samples that are not verified, in [0, 1].
+
+    Args:
+        bounds, y, method: as in `verified`.
+    """
     return 1 - float(verified(bounds, y, method=method).double().mean())
 
 

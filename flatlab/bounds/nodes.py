@@ -137,14 +137,26 @@ class Site:
 
 
 def samples_first(a: Tensor, pre: int, batch: int) -> Tensor:
-    """(S, *shape of a node) -> (S, B, numbers of a sample)."""
+    """(S, *shape of a node) -> (S, B, numbers of a sample).
+
+    Args:
+        a: S values or coefficients of a node.
+        pre: how many numbers lie before the samples in memory (`Node.pre`).
+        batch: the number of samples B.
+    """
     if pre == 1:
         return a.reshape(a.shape[0], batch, -1)
     return a.reshape(a.shape[0], pre, batch, -1).transpose(1, 2).flatten(2)
 
 
 def node_shaped(t: Tensor, shape: Sequence[int], pre: int) -> Tensor:
-    """(S, B, numbers of a sample) -> (S, *shape of a node)."""
+    """(S, B, numbers of a sample) -> (S, *shape of a node): the way back from `samples_first`.
+
+    Args:
+        t: S values or coefficients of a node, samples first.
+        shape: of the node.
+        pre: how many numbers lie before the samples in memory (`Node.pre`).
+    """
     if pre != 1:
         t = t.unflatten(2, (pre, -1)).transpose(1, 2)
     return t.reshape(t.shape[0], *shape)

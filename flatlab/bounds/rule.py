@@ -69,7 +69,12 @@ class Rule:
         raise NotImplementedError
 
     def forward(self, site: Site, x: Sequence[Interval], lines: Sequence[LinearBounds]) -> LinearBounds:
-        """Linear bounds of z from those of the hot inputs."""
+        """Linear bounds of z from those of the hot inputs.
+
+        Args:
+            x: intervals of the hot inputs.
+            lines: their linear bounds.
+        """
         raise NotImplementedError
 
     def start(self, site: Site, x: Sequence[Interval]) -> Tensor | None:

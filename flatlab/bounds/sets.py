@@ -52,7 +52,7 @@ class Box:
 
     def lower(self, a: Tensor) -> Tensor:
         """min over the set of <a[s, b], x[b]>: (S, B, ...) -> (S, B)."""
-        return box_lower(a, self.center, (self.high - self.low) / 2)
+        return _dot(a, self.center) - _dot(a.abs(), (self.high - self.low) / 2)
 
     def worst(self, a: Tensor) -> Tensor:
         """A point of the set at which `lower` is attained: (S, B, ...) -> (S, B, ...)."""
@@ -222,11 +222,6 @@ class Synonyms(Box):
         change = torch.einsum("sbtd,btkd->sbtk", a, self.choices - self.x[:, :, None])
         gain = (-change).max(3).values.clamp(min=0)  # one of the best, where amax's gradient would mix them
         return _dot(a, self.x) - gain.topk(min(self.budget, gain.shape[2]), dim=2).values.sum(2)
-
-
-def box_lower(a: Tensor, center: Tensor, radius: Tensor) -> Tensor:
-    """min of <a, x> over |x - center| <= radius: (S, B, ...) -> (S, B)."""
-    return _dot(a, center) - _dot(a.abs(), radius)
 
 
 def _dot(a: Tensor, x: Tensor) -> Tensor:

@@ -111,6 +111,10 @@ def log_softmax_interval(l: Tensor, u: Tensor, dim: int) -> tuple[Tensor, Tensor
 
     It is -log(1 + e^(rest - own)), with the logarithm of the others' sum from what is left of the whole sum without
     the own part; but where the own part is the largest of it, the others are summed anew, since no digit would be left.
+
+    Args:
+        l, u: ends of the logits' intervals, (*shape) each.
+        dim: the dimension of the classes.
     """
 
     def end(own: Tensor, other: Tensor) -> Tensor:

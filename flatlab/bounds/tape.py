@@ -51,7 +51,13 @@ class Emitter:
         return self._tape.model.training
 
     def hint(self, ref: Ref, interval: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], of: Ref) -> Ref:
-        """Note that the interval of `ref` is also bounded by interval(lower, upper) of the node `of`."""
+        """Note that an interval of one node follows from that of another, and return the former.
+
+        Args:
+            ref: the node whose interval is tightened.
+            interval: ends of the interval of `of` -> ends of one that holds `ref`.
+            of: the other node.
+        """
         self._tape.nodes[ref.index].hint = (interval, of)
         return ref
 
