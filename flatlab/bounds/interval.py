@@ -1,4 +1,4 @@
-"""Intervals, kept as ends or as centre and radius, as they were computed; and balls, which affine layers see better."""
+"""Intervals, kept as ends or as centre and radius; and balls, which tell an affine layer more than their box does."""
 
 from dataclasses import dataclass
 
@@ -67,10 +67,10 @@ class Interval:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of both ends."""
+        """The shape of both ends."""
         return tuple((self._center if self._low is None else self._low).shape)  # type: ignore[union-attr]
 
     def meet(self, low: Tensor, high: Tensor) -> "Interval":
-        """The intersection; rounding must not turn it inside out."""
+        """The intersection with [low, high]; ends that cross by rounding are exchanged."""
         lo, hi = torch.maximum(self.low, low), torch.minimum(self.high, high)
         return Interval(torch.minimum(lo, hi), torch.maximum(lo, hi))

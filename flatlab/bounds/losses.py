@@ -1,4 +1,4 @@
-"""What certified bounds are for: worst-case losses to train on, and errors that are proven.
+"""Worst-case losses to train on, and errors that are proven.
 
     margins       m_k = z_y - z_k, k != y: a sample is verified if every lower bound is positive
     robust CE     log(1 + sum_k exp(-lower(m_k))) >= the largest cross-entropy in the set    (Wong and Kolter 2018)
@@ -11,20 +11,18 @@ rows does. It buys speed, not tightness: the unfused bound of the same method is
 While the radius grows, a mixture is trained on: kappa CROWN-IBP + (1 - kappa) IBP, of the margins or, fused, of S.
 """
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from flatlab import checks
-from flatlab.bounds.engine import Bounds
-from flatlab.bounds.graph import Program
+from flatlab.bounds.bounds import INSIDE, Bounds
+from flatlab.bounds.capture import Program
 from flatlab.bounds.relax import tiny
+from flatlab.bounds.rows import Margins
 from flatlab.bounds.sets import LpBall
-from flatlab.bounds.specs import Margins
 
-METHODS = ("ibp", "crown-ibp", "crown", "forward+backward", "alpha-crown")
+METHODS = ("ibp", *INSIDE)
 
 
 def margins(bounds: Bounds, y: Tensor, *, method: str = "crown-ibp") -> Tensor:
@@ -39,20 +37,20 @@ def margins(bounds: Bounds, y: Tensor, *, method: str = "crown-ibp") -> Tensor:
         (B, K - 1).
     """
     checks.one_of("method", method, METHODS)
-    spec = Margins(y, _classes(bounds))
-    if method == "ibp":
-        return bounds.ibp(spec)[0]
-    if method == "alpha-crown":
-        return bounds.alpha_crown(spec)[0]
-    inside = {"crown-ibp": "ibp", "crown": "crown", "forward+backward": "forward"}[method]
-    return bounds.lower(spec, intermediate=inside)
+    return bounds.lower(method, Margins(y, _classes(bounds)))
 
 
 def robust_ce(bounds: Bounds, y: Tensor, *, method: str = "crown-ibp", kappa: float = 1.0) -> Tensor:
     """An upper bound of each sample's largest cross-entropy over the set, (B,).
 
     Args:
-        kappa: weight of `method`; the rest is on IBP.
+        bounds: of a module with logits (B, K).
+        y: labels (B,).
+        method: as in `margins`.
+        kappa: weight of `method` in [0, 1]; the rest is on IBP.
+
+    Returns:
+        In nats; the same that `torch.nn.functional.cross_entropy` measures.
     """
     _kappa(kappa)
     low = margins(bounds, y, method="ibp" if kappa == 0 else method)
@@ -62,10 +60,15 @@ def robust_ce(bounds: Bounds, y: Tensor, *, method: str = "crown-ibp", kappa: fl
 
 
 def fused_ce(bounds: Bounds, y: Tensor, *, kappa: float = 1.0) -> Tensor:
-    """As `robust_ce` with CROWN-IBP, by loss fusion: one row a sample, however many classes, (B,)."""
+    """As `robust_ce` with CROWN-IBP, by loss fusion: one row a sample, however many classes, (B,).
+
+    Args:
+        bounds: of a module with logits (B, K).
+        y: labels (B,).
+        kappa: weight of CROWN-IBP in [0, 1]; the rest is on IBP.
+    """
     _kappa(kappa)
-    spec = Margins(y, _classes(bounds), every=True)
-    low, high = bounds.ibp(spec)
+    low, high = bounds.compute("ibp", Margins(y, _classes(bounds), every=True))
     vl, vu = -high, -low  # of z_k - z_y
     top = vu.detach().amax(1, keepdim=True)
     plain = (vu - top).exp().sum(1)
@@ -77,13 +80,19 @@ def fused_ce(bounds: Bounds, y: Tensor, *, kappa: float = 1.0) -> Tensor:
     s = torch.where(flat, eu, (eu - el) / width.masked_fill(flat, 1.0))
     t = torch.where(flat, eu - s * vu, el - s * vl)
     row = -s.scatter_add(1, y[:, None], -s.sum(1, keepdim=True))  # minus the row: its lower bound is minus an upper one
-    bound = (t.sum(1) - bounds.lower(row[:, None])[:, 0]).clamp(min=1e-30)
+    bound = (t.sum(1) - bounds.lower("crown-ibp", row[:, None])[:, 0]).clamp(min=1e-30)
     bound = torch.minimum(bound, plain)
     return (kappa * bound + (1 - kappa) * plain).log() + top[:, 0]
 
 
 def verified(bounds: Bounds, y: Tensor, *, method: str = "crown-ibp") -> Tensor:
-    """Which samples are proven to be classified as y on the whole set, bool (B,). NaN proves nothing."""
+    """Which samples are proven to be classified as y on the whole set, bool (B,). NaN proves nothing.
+
+    Args:
+        bounds: of a module with logits (B, K).
+        y: labels (B,).
+        method: as in `margins`.
+    """
     with torch.no_grad():
         return (margins(bounds, y, method=method) > 0).all(dim=1)
 
@@ -96,8 +105,9 @@ def verified_in_ball(
     Args:
         program: what was captured of a classifier.
         x, y: images (N, ...) in [0, 1] and labels (N,).
-        eps: radius.
+        eps: radius, in the units of the images.
         method: as in `margins`.
+        batch_size: images at once; the result does not depend on it.
     """
     checks.radius(eps)
     parts = zip(x.split(batch_size), y.split(batch_size), strict=True)
@@ -105,58 +115,17 @@ def verified_in_ball(
 
 
 def verified_error(bounds: Bounds, y: Tensor, *, method: str = "crown-ibp") -> float:
-    """The share of samples that are not verified."""
+    """The share of samples that are not verified, in [0, 1].
+
+    Args:
+        bounds, y, method: as in `verified`.
+    """
     return 1 - float(verified(bounds, y, method=method).double().mean())
 
 
-@dataclass(frozen=True)
-class EpsSchedule:
-    """The radius of certified training by the share of steps taken: 0, then a smooth ramp, then its full value.
-
-    Args:
-        eps: the full radius.
-        start, length: where the ramp begins, and how long it is, as shares of training in [0, 1].
-        kind: "smooth" (a power, then a line, joined without a kink), "linear" or "fixed".
-        middle: share of the ramp that is a power.
-        power: its exponent, > 1.
-    """
-
-    eps: float
-    start: float = 0.05
-    length: float = 0.6
-    kind: str = "smooth"
-    middle: float = 0.4
-    power: float = 4.0
-
-    def __post_init__(self) -> None:
-        checks.nonnegative("eps", self.eps)
-        checks.one_of("kind of schedule", self.kind, ("smooth", "linear", "fixed"))
-        for name in ("start", "length", "middle"):
-            value = checks.nonnegative(name, getattr(self, name))
-            if value > 1:
-                raise ValueError(f"{name} is a share of training and must lie in [0, 1], got {value:g}")
-        if not self.power > 1:
-            raise ValueError(f"power must be > 1, got {self.power!r}")
-
-    def __call__(self, fraction: float) -> float:
-        """The radius after this share of the steps."""
-        if self.kind == "fixed":
-            return self.eps
-        s = min(1.0, max(0.0, (fraction - self.start) / self.length)) if self.length else float(fraction >= self.start)
-        if self.kind == "linear" or s == 0 or s == 1 or self.middle == 0:
-            return self.eps * s
-        m, b = self.middle, self.power  # a s^b up to m, then a line of the same slope that ends at eps
-        a = self.eps / (m**b + b * m ** (b - 1) * (1 - m))
-        return a * s**b if s < m else a * (m**b + b * m ** (b - 1) * (s - m))
-
-    def kappa(self, fraction: float) -> float:
-        """The weight of CROWN-IBP: 1 at radius 0, falling to 0 as the radius becomes full."""
-        return 1.0 if self.eps == 0 else (self.eps - self(fraction)) / self.eps
-
-
 def _classes(bounds: Bounds) -> int:
-    shape = bounds._intervals("ibp")[bounds.output].shape
-    if len(shape) != 2 or shape[0] != bounds.batch:
+    shape = bounds.output_shape
+    if len(shape) != 2 or shape[0] != bounds.problem.batch:
         raise ValueError(f"losses need logits (B, K), the module returns {shape}")
     return shape[1]
 

@@ -2,7 +2,8 @@
 
 Each builder returns a function (l, u, alpha) -> (al, bl, au, bu), all of the shape of l. `alpha`, (2, ..., *l.shape)
 in [0, 1], moves what is free in the lower (alpha[0]) and in the upper line (alpha[1]), such as where a tangent touches;
-None stands for the default. Formulas: Xu et al. 2020 (arXiv 2002.12920), and Zhang et al. 2018 (arXiv 1811.00866).
+None stands for the default. Throughout, l and u are the ends of intervals, and f and df a function and its derivative.
+Formulas: Xu et al. 2020 (arXiv 2002.12920), and Zhang et al. 2018 (arXiv 1811.00866).
 
 Where the two ends nearly meet, a chord has no digits left: the slope is then the derivative, and every line is moved by
 what it misses at the ends. In float32 the lines hold up to rounding, about 1e-6 of the values.
@@ -26,7 +27,15 @@ def tiny(l: Tensor) -> float:
 
 
 def chord(f: Function, df: Function, l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    """The line through both ends."""
+    """The line through both ends of f on [l, u].
+
+    Args:
+        f, df: the function, and its derivative, which is the slope where the ends nearly meet.
+        l, u: (*shape) each.
+
+    Returns:
+        Slope and intercept, (*shape) each.
+    """
     width = u - l
     flat = width <= tiny(l) * (1 + l.abs())
     slope = torch.where(flat, df((l + u) / 2), (f(u) - f(l)) / width.masked_fill(flat, 1.0))
@@ -34,13 +43,27 @@ def chord(f: Function, df: Function, l: Tensor, u: Tensor) -> tuple[Tensor, Tens
 
 
 def tangent(f: Function, df: Function, at: Tensor) -> tuple[Tensor, Tensor]:
-    """The line that touches f at a point."""
+    """The line that touches f at a point.
+
+    Args:
+        f, df: the function and its derivative.
+        at: the points (*shape).
+
+    Returns:
+        Slope and intercept, (*shape) each.
+    """
     slope = df(at)
     return slope, f(at) - slope * at
 
 
 def settle(f: Function, l: Tensor, u: Tensor, lines: tuple[Tensor, Tensor, Tensor, Tensor]) -> Lines:
-    """Move each line by what it misses at the two ends."""
+    """Move each line by what it misses at the two ends.
+
+    Args:
+        f: the function between the lines.
+        l, u: (*shape) each.
+        lines: slope and intercept of the lower line, and those of the upper one.
+    """
     al, bl, au, bu = lines
     low = torch.minimum(f(l) - al * l - bl, f(u) - al * u - bl).clamp(max=0)
     high = torch.maximum(f(l) - au * l - bu, f(u) - au * u - bu).clamp(min=0)
@@ -48,12 +71,23 @@ def settle(f: Function, l: Tensor, u: Tensor, lines: tuple[Tensor, Tensor, Tenso
 
 
 def between(l: Tensor, u: Tensor, alpha: Tensor | None, row: int) -> Tensor:
-    """The point l + alpha (u - l), by default the middle."""
+    """The point l + alpha (u - l), by default the middle.
+
+    Args:
+        l, u: (*shape) each.
+        alpha: (2, ..., *shape) in [0, 1], or None.
+        row: which of the two to take, 0 for the lower line and 1 for the upper one.
+    """
     return (l + u) / 2 if alpha is None else l + (u - l) * alpha[row]
 
 
 def convex(f: Function, df: Function, reach: Callable[[Tensor, Tensor], Tensor] | None = None) -> Callable[..., Lines]:
-    """Tangent below, chord above; `reach(l, u)` is the right end of where the tangent may touch."""
+    """Tangent below, chord above.
+
+    Args:
+        f, df: the function and its derivative.
+        reach: (l, u) -> the largest point where the tangent may touch; None for u.
+    """
 
     def lines(l: Tensor, u: Tensor, alpha: Tensor | None = None) -> Lines:
         end = u if reach is None else reach(l, u)
@@ -75,6 +109,7 @@ def s_shaped(f: Function, df: Function, odd: Callable[[Tensor, Tensor], tuple[Te
     """Increasing, convex left of 0 and concave right of it, such as tanh and the sigmoid.
 
     Args:
+        f, df: the function and its derivative.
         odd: maps the line (slope, intercept) below f on [-u, -l] to the one above f on [l, u].
     """
 
@@ -109,6 +144,10 @@ def curved(f: Function, df: Function, bends: Callable[[Tensor], Sequence[Tensor]
 
     Of the slopes of the chord and of the tangents at both ends and in the middle, each side takes the one whose best
     line passes closest to f in the middle. The best line of a slope follows from the extrema of f(z) - slope z.
+
+    Args:
+        f, df: the function and its derivative.
+        bends: left ends (*shape) -> the inflection points from there on, (*shape) each.
     """
 
     def lines(l: Tensor, u: Tensor, alpha: Tensor | None = None) -> Lines:
@@ -132,7 +171,14 @@ def curved(f: Function, df: Function, bends: Callable[[Tensor], Sequence[Tensor]
 def extent(
     f: Function, df: Function, bends: Sequence[Tensor], l: Tensor, u: Tensor, slope: Tensor | float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """The least and the largest value of f(z) - slope z on [l, u], where df is monotone between neighbouring bends."""
+    """The least and the largest value of f(z) - slope z on [l, u], where df is monotone between neighbouring bends.
+
+    Args:
+        f, df: the function and its derivative.
+        bends: inflection points, (*shape) each, in order; they are clipped to [l, u].
+        l, u: (*shape) each.
+        slope: (*shape), or one number.
+    """
     ends = [l, *(torch.minimum(torch.maximum(b.to(l), l), u) for b in bends), u]
     points = list(ends)
     for a, b in pairwise(ends):
@@ -149,7 +195,13 @@ def extent(
 
 
 def relu(l: Tensor, u: Tensor, alpha: Tensor | None = None, slope: str = "adaptive") -> Lines:
-    """Below: slope alpha through 0 where the sign is open; above: the chord. Lower slopes by name as in `SLOPES`."""
+    """Below: slope alpha through 0 where the sign is open; above: the chord.
+
+    Args:
+        l, u: (*shape) each.
+        alpha: the lower slope, (1, ..., *shape) in [0, 1]; None for that of `slope`.
+        slope: a name in `SLOPES`.
+    """
     on, off = l >= 0, u <= 0
     open_ = ~(on | off)
     top = torch.where(open_, u, torch.ones_like(u))
@@ -170,7 +222,13 @@ SLOPES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 
 def leaky_relu(l: Tensor, u: Tensor, alpha: Tensor | None, a: float) -> Lines:
-    """As `relu`, with slope a left of 0: the chord above, a line through 0 below; mirrored if a > 1."""
+    """As `relu`, with slope a left of 0: the chord above, a line through 0 below; mirrored if a > 1.
+
+    Args:
+        l, u: (*shape) each.
+        alpha: where the free slope lies between a and 1, (2, ..., *shape) in [0, 1]; None for the nearer one.
+        a: >= 0.
+    """
     on, off = l >= 0, u <= 0
     one = torch.ones_like(u)
     straight = torch.where(on, one, one * a)
@@ -186,7 +244,12 @@ def leaky_relu(l: Tensor, u: Tensor, alpha: Tensor | None, a: float) -> Lines:
 
 
 def absolute(l: Tensor, u: Tensor, alpha: Tensor | None = None) -> Lines:
-    """|z|: the chord above; below, a line through 0 with a slope in [-1, 1], by default the nearer side's."""
+    """|z|: the chord above; below, a line through 0, by default parallel to the chord.
+
+    Args:
+        l, u: (*shape) each.
+        alpha: the slope below is 2 alpha[0] - 1, (2, ..., *shape) in [0, 1].
+    """
     on, off = l >= 0, u <= 0
     sign = torch.where(on, 1.0, -1.0).to(u)
     width = torch.where(on | off, torch.ones_like(u), u - l)
@@ -198,7 +261,13 @@ def absolute(l: Tensor, u: Tensor, alpha: Tensor | None = None) -> Lines:
 
 
 def clamp(l: Tensor, u: Tensor, alpha: Tensor | None, low: float | None, high: float | None) -> Lines:
-    """min(max(z, low), high): of the chord, flat lines, lines of slope 1 and those through a corner, the closest."""
+    """min(max(z, low), high): of the chord, flat lines, lines of slope 1 and those through a corner, the closest.
+
+    Args:
+        l, u: (*shape) each.
+        alpha: without effect.
+        low, high: the range, or None for no limit on that side.
+    """
     f = lambda z: z.clamp(low, high)  # noqa: E731
     corners = [torch.full_like(l, c).maximum(l).minimum(u) for c in (low, high) if c is not None]
     points = [l, *corners, u]

@@ -1,12 +1,12 @@
 """The registry: which operator passes bounds how. One line per operator, or a few.
 
 A new operator is `RULES["flip"] = Affine(shape=True)`, `RULES["softplus"] = Pointwise(convex(f, df), increasing=True)`,
-or an expansion in `flatlab.bounds.composites`. The laws in tests/laws/ check every entry by themselves: that affine
+or an expansion in `flatlab.bounds.expansions`. The laws in tests/laws/ check every entry by themselves: that affine
 operators are affine, that lines hold on random intervals, and that gradients pass.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,21 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flatlab.bounds import relax
-from flatlab.bounds.composites import EXPANSIONS
-from flatlab.bounds.kinds import (
-    Affine,
-    Bilinear,
-    Largest,
-    Pointwise,
-    Rule,
-    add_back,
-    conv2d_back,
-    linear_back,
-    matmul_corners,
-    mul_back,
-    product_corners,
-)
+from flatlab.bounds.affine import Affine
+from flatlab.bounds.bilinear import Bilinear, LinearLayer, matmul_corners, product_corners
+from flatlab.bounds.expansions import EXPANSIONS
+from flatlab.bounds.interval import Interval
+from flatlab.bounds.largest import Largest
+from flatlab.bounds.nodes import Site
+from flatlab.bounds.pointwise import Pointwise
+from flatlab.bounds.rule import Rule
 from flatlab.bounds.softmax import Softmax
+from flatlab.bounds.transposes import add_back, conv2d_back, linear_back, mul_back
 
 RULES: dict[str, Rule] = {}
 """Name in torch.ops.aten -> rule."""
@@ -51,19 +46,28 @@ RULES.update({name: Affine(shape=True, slots=2) for name in ("view_as", "expand_
 RULES.update({name: Affine(nonneg=True) for name in _NONNEG})
 RULES["add"] = Affine(nonneg=True, slots=2, back=add_back)
 
-_square = Pointwise(
+
+class _Square(Pointwise):
+    """A value times itself, which is the product's second argument and no parameter."""
+
+    def parameters(self, site: Site) -> tuple[Any, ...]:
+        return ()
+
+    def kept(self, site: Site, x: Interval) -> relax.Lines:
+        return self.relax(site, x)
+
+
+_square = _Square(
     relax.convex(lambda z: z * z, lambda z: 2 * z),
-    interval=lambda l, u, *_: (
+    interval=lambda l, u: (
         torch.where((l < 0) & (u > 0), 0.0, torch.minimum(l * l, u * u)),
         torch.maximum(l * l, u * u),
     ),
 )
-_square.parameters = lambda site: ()  # type: ignore[method-assign]  # the second argument is the value itself
-
 RULES["mul"] = Bilinear(corners=product_corners, square=_square, back=mul_back)
 RULES["div"] = Bilinear(slots=1)  # by a constant; by a perturbed value it is expanded
-RULES["linear"] = Bilinear(back=linear_back)
-RULES["conv2d"] = Bilinear(back=conv2d_back)
+RULES["linear"] = LinearLayer(back=linear_back, exact_on_boxes=True)
+RULES["conv2d"] = Bilinear(back=conv2d_back, exact_on_boxes=True)
 RULES.update({name: Bilinear() for name in ("conv1d", "conv3d", "conv_transpose2d")})
 RULES.update({name: Bilinear(corners=matmul_corners) for name in ("matmul", "bmm", "mm")})
 RULES["amax"] = Largest()
@@ -176,12 +180,13 @@ _tanh_slope: Callable[[Tensor], Tensor] = lambda z: 1 - z.tanh().square()  # noq
 
 RULES.update(
     {
-        "relu": Pointwise(relax.relu, F.relu, increasing=True, start=_slope_start),
+        "relu": Pointwise(relax.relu, F.relu, increasing=True, start=_slope_start, by_sign=True),
         "leaky_relu": Pointwise(
             lambda l, u, alpha, a=0.01: relax.leaky_relu(l, u, alpha, a),
             F.leaky_relu,
             increasing=True,
             start=_leaky_start,
+            by_sign=True,
             refuse=lambda a=0.01: "" if a >= 0 else f"it is not monotone with slope {a:g}; take a slope >= 0",
         ),
         "clamp": Pointwise(
@@ -245,11 +250,6 @@ RULES.update(
         "cos": _wavy(torch.cos, lambda z: -z.sin(), math.pi / 2),
     }
 )  # fmt: skip
-
-
-def composites() -> Mapping[str, Callable[..., Any]]:
-    """Operators that are replaced by others."""
-    return EXPANSIONS
 
 
 def supported() -> dict[str, tuple[str, ...]]:

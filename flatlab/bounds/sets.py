@@ -6,7 +6,6 @@ The minimum is attained, and its gradient with respect to A is the point that at
 """
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,9 +15,8 @@ from flatlab import checks
 from flatlab.bounds.interval import Ball, Interval
 
 
-@dataclass(frozen=True, eq=False)
 class Box:
-    """All x with low <= x <= high.
+    """All x with low <= x <= high. Sets are never written to: for another radius, make another set.
 
     Args:
         low, high: (B, ...) each.
@@ -27,20 +25,21 @@ class Box:
         ValueError: low > high somewhere, or NaN.
     """
 
-    low: Tensor
-    high: Tensor
+    exact_behind_affine = True
+    """Whether the interval of an affine layer right behind the set is the smallest that there is."""
 
-    def __post_init__(self) -> None:
-        if self.low.shape != self.high.shape:
-            raise ValueError(f"low has shape {tuple(self.low.shape)}, high {tuple(self.high.shape)}: give equal shapes")
-        _floating("low", self.low)
-        _floating("high", self.high)
-        bad = ~(self.low <= self.high)  # written so that NaN is bad, too
+    def __init__(self, low: Tensor, high: Tensor) -> None:
+        if low.shape != high.shape:
+            raise ValueError(f"low has shape {tuple(low.shape)}, high {tuple(high.shape)}: give equal shapes")
+        _floating("low", low)
+        _floating("high", high)
+        bad = ~(low <= high)  # written so that NaN is bad, too
         if bool(bad.any()):
             at = tuple(bad.nonzero()[0].tolist())
             raise ValueError(
-                f"a box needs low <= high everywhere, got {float(self.low[at]):g} and {float(self.high[at]):g} at {at}"
+                f"a box needs low <= high everywhere, got {float(low[at]):g} and {float(high[at]):g} at {at}"
             )
+        self.low, self.high = low, high
 
     @property
     def center(self) -> Tensor:
@@ -53,7 +52,7 @@ class Box:
 
     def lower(self, a: Tensor) -> Tensor:
         """min over the set of <a[s, b], x[b]>: (S, B, ...) -> (S, B)."""
-        return box_lower(a, self.center, (self.high - self.low) / 2)
+        return _dot(a, self.center) - _dot(a.abs(), (self.high - self.low) / 2)
 
     def worst(self, a: Tensor) -> Tensor:
         """A point of the set at which `lower` is attained: (S, B, ...) -> (S, B, ...)."""
@@ -95,13 +94,8 @@ class LpBall(Box):
                 raise ValueError(f"x must lie in the clip range {clip}; scale it, and normalise inside the model")
             low, high = low.clamp(min=clip[0]), high.clamp(max=clip[1])
         super().__init__(low, high)
-        for name, value in (("x", x), ("eps", radius), ("p", p), ("clip", clip)):
-            object.__setattr__(self, name, value)
-
-    x: Tensor
-    eps: Tensor
-    p: float
-    clip: tuple[float, float] | None
+        self.x, self.eps, self.p, self.clip = x, radius, p, clip
+        self.exact_behind_affine = p == math.inf or clip is None
 
     @property
     def center(self) -> Tensor:
@@ -154,17 +148,22 @@ class L0Ball(Box):
         x: centres (B, ...).
         k: how many entries may change, >= 0.
         clip: their range.
+        share: how far towards the ends of that range they may go, as a share of the way, in (0, 1].
     """
 
-    def __init__(self, x: Tensor, k: int, *, clip: tuple[float, float] = (0.0, 1.0)) -> None:
-        _floating("x", x)
-        object.__setattr__(self, "k", checks.at_least("k", k, 0))
-        low, high = (torch.full_like(x, c) for c in clip)
-        super().__init__(*((low.minimum(x), high.maximum(x)) if k else (x, x)))
-        object.__setattr__(self, "x", x)
+    exact_behind_affine = False
 
-    x: Tensor
-    k: int
+    def __init__(self, x: Tensor, k: int, *, clip: tuple[float, float] = (0.0, 1.0), share: float = 1.0) -> None:
+        _floating("x", x)
+        checks.at_least("k", k, 0)
+        if not 0 < share <= 1:
+            raise ValueError(f"share must lie in (0, 1], got {share!r}")
+        low, high = (torch.full_like(x, c) for c in clip)
+        low, high = (low.minimum(x), high.maximum(x)) if k else (x, x)
+        if share < 1:
+            low, high = (x + share * (end - x) for end in (low, high))
+        super().__init__(low, high)
+        self.x, self.k = x, k
 
     @property
     def center(self) -> Tensor:
@@ -188,6 +187,8 @@ class Synonyms(Box):
         budget: how many positions may change, >= 0.
     """
 
+    exact_behind_affine = False
+
     def __init__(self, x: Tensor, candidates: Tensor, mask: Tensor, budget: int) -> None:
         _floating("x", x)
         _floating("candidates", candidates)
@@ -206,12 +207,7 @@ class Synonyms(Box):
         choices = torch.where(mask[..., None], candidates, x[:, :, None])
         everything = torch.cat([x[:, :, None], choices], dim=2) if budget else x[:, :, None]
         super().__init__(everything.amin(2), everything.amax(2))
-        for name, value in (("x", x), ("choices", choices), ("budget", budget)):
-            object.__setattr__(self, name, value)
-
-    x: Tensor
-    choices: Tensor
-    budget: int
+        self.x, self.choices, self.budget = x, choices, budget
 
     @property
     def center(self) -> Tensor:
@@ -226,11 +222,6 @@ class Synonyms(Box):
         change = torch.einsum("sbtd,btkd->sbtk", a, self.choices - self.x[:, :, None])
         gain = (-change).max(3).values.clamp(min=0)  # one of the best, where amax's gradient would mix them
         return _dot(a, self.x) - gain.topk(min(self.budget, gain.shape[2]), dim=2).values.sum(2)
-
-
-def box_lower(a: Tensor, center: Tensor, radius: Tensor) -> Tensor:
-    """min of <a, x> over |x - center| <= radius: (S, B, ...) -> (S, B)."""
-    return _dot(a, center) - _dot(a.abs(), radius)
 
 
 def _dot(a: Tensor, x: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ from torch import Tensor
 from flatlab.bounds import relax
 from flatlab.bounds.errors import UnsupportedOperator
 from flatlab.bounds.interval import Interval
-from flatlab.bounds.kinds import Bound, Linear, Rule, Site
+from flatlab.bounds.nodes import LinearBounds, Site
+from flatlab.bounds.rule import Bound, Rule
 
 
 class Softmax(Rule):
@@ -44,7 +45,7 @@ class Softmax(Rule):
         gradient = gradient + down * c - (down * c).sum(dim, keepdim=True) * share
         return [gradient], site.total(up * (scale - low)) + site.total(down * high)
 
-    def forward(self, site: Site, x: Sequence[Interval], lines: Sequence[Linear]) -> Linear:
+    def forward(self, site: Site, x: Sequence[Interval], lines: Sequence[LinearBounds]) -> LinearBounds:
         dim, ends = self._dim(site, x[0]), self._kept(site, x[0])
         line = lines[0]
         scale, low, (diagonal, spread) = self._lower(*ends, dim, None)
@@ -58,7 +59,7 @@ class Softmax(Rule):
             mixed = (share * other).sum(dim, keepdim=True) - share * other
             return c * ((1 - share) * own - mixed)
 
-        return Linear(
+        return LinearBounds(
             below(line.lw, line.uw),
             below(line.lb, line.ub) + scale - low,
             above(line.uw, line.lw),
@@ -110,6 +111,10 @@ def log_softmax_interval(l: Tensor, u: Tensor, dim: int) -> tuple[Tensor, Tensor
 
     It is -log(1 + e^(rest - own)), with the logarithm of the others' sum from what is left of the whole sum without
     the own part; but where the own part is the largest of it, the others are summed anew, since no digit would be left.
+
+    Args:
+        l, u: ends of the logits' intervals, (*shape) each.
+        dim: the dimension of the classes.
     """
 
     def end(own: Tensor, other: Tensor) -> Tensor:

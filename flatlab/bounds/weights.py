@@ -11,24 +11,23 @@ There is one ball around each weight: one that is used twice is bounded as if it
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flatlab.bounds.interval import Ball, Interval
-from flatlab.bounds.sets import Box, LpBall
-
-if TYPE_CHECKING:
-    from flatlab.bounds.kinds import Site
+from flatlab.bounds.nodes import Site
+from flatlab.bounds.sets import LpBall
+from flatlab.flatness import layer_weights
 
 SUPPORTED = ("linear", "conv2d")
 
 
 def weight_balls(
     model: nn.Module, eps: float, *, p: float = 2, names: Sequence[str] | None = None
-) -> dict[int | str, Box]:
+) -> dict[str, LpBall]:
     """A ball around each weight of a model, for `Bounds`.
 
     Args:
@@ -40,15 +39,7 @@ def weight_balls(
         ValueError: no such parameter, or no layer with weights.
     """
     parameters = dict(model.named_parameters())
-    if names is None:
-        layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-        names = [name for name, w in parameters.items() if any(w is layer.weight for layer in layers)]
-    unknown = [name for name in names if name not in parameters]
-    if unknown or not names:
-        raise ValueError(
-            f"no weights {unknown or 'of linear layers or convolutions'}: choose from {', '.join(parameters)}"
-        )
-    return {name: LpBall(parameters[name], eps, p) for name in names}
+    return {name: LpBall(parameters[name], eps, p) for name in layer_weights(model, names)}
 
 
 def first_names(model: nn.Module) -> dict[str, str]:
@@ -62,12 +53,12 @@ def dual(p: float) -> float:
     return {1: math.inf, 2: 2, math.inf: 1}[p]
 
 
-def _options(site: "Site") -> dict[str, Any]:
+def _options(site: Site) -> dict[str, Any]:
     names = (("stride", 3, 1), ("padding", 4, 0), ("dilation", 5, 1), ("groups", 6, 1))
     return {name: site.argument(i, name, default) for name, i, default in names}
 
 
-def _patches(site: "Site", z: Tensor) -> Tensor:
+def _patches(site: Site, z: Tensor) -> Tensor:
     """The inputs of each output: (N, groups, numbers of a patch, positions)."""
     if site.node.key == "linear":
         return z.reshape(-1, 1, z.shape[-1], 1)
@@ -76,7 +67,7 @@ def _patches(site: "Site", z: Tensor) -> Tensor:
     return flat.reshape(z.shape[0], o["groups"], -1, flat.shape[-1])
 
 
-def _by_sample(site: "Site", t: Tensor) -> Tensor:
+def _by_sample(site: Site, t: Tensor) -> Tensor:
     """(*, N, groups, n, positions) -> (*, B, groups, n, positions), where N = pre B post counts positions as well."""
     if t.shape[-4] == site.batch:
         return t
@@ -84,7 +75,7 @@ def _by_sample(site: "Site", t: Tensor) -> Tensor:
     return split.movedim((-6, -4), (-3, -2)).flatten(-3)
 
 
-def interval_radius(site: "Site", size: Tensor) -> Tensor:
+def interval_radius(site: Site, size: Tensor) -> Tensor:
     """How far each output can move: eps times the dual norm of its patch; `size` bounds the inputs' absolute values."""
     total: Tensor | float = 0.0
     if site.weight is not None:
@@ -102,7 +93,7 @@ def interval_radius(site: "Site", size: Tensor) -> Tensor:
     return total  # type: ignore[return-value]
 
 
-def backward_cost(site: "Site", a: Tensor, x: Interval | Tensor) -> Tensor:
+def backward_cost(site: Site, a: Tensor, x: Interval | Tensor) -> Tensor:
     """The least that perturbed weights and biases add to <a, z>, (S, B).
 
     Args:
@@ -123,7 +114,7 @@ def backward_cost(site: "Site", a: Tensor, x: Interval | Tensor) -> Tensor:
     return cost
 
 
-def _norm(site: "Site", a: Tensor, x: Interval | Tensor, q: float) -> Tensor:
+def _norm(site: Site, a: Tensor, x: Interval | Tensor, q: float) -> Tensor:
     """The dual norm of M, (S, B), or a bound of it."""
     center, radius = (x.center, x.radius) if isinstance(x, Interval) else (x, None)
     at = _by_sample(site, _patches(site, center))
@@ -137,7 +128,7 @@ def _norm(site: "Site", a: Tensor, x: Interval | Tensor, q: float) -> Tensor:
     return m.flatten(2).norm(p=q, dim=2)
 
 
-def ball_radius(site: "Site", ball: Ball) -> Tensor | Ball | None:
+def ball_radius(site: Site, ball: Ball) -> Tensor | Ball | None:
     """What an Lp ball becomes under a product with a constant: radii of the outputs, a ball, or None (use the box)."""
     if site.node.pre != 1:
         return None

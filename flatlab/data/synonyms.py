@@ -3,7 +3,7 @@
     task = synonym_task(1000, seed=0)                         # and split="test": other sentences of the same language
     model = models.build("text_mlp", (8, 8), 2, options={"vocabulary": 60})
     model.embedding.weight.data = task.vectors.clone()
-    fit(model, task, bounds.SynonymTraining(task.synonyms), recipe)
+    fit(model, task, bounds.CertifiedTraining(bounds.ExchangedWords(task.synonyms)), recipe)
 
 Words come in groups of one to four that mean the same: the vectors of a group are the corners of a regular simplex, so
 that every word has zero to three synonyms, all at the same distance from it. Each group has a score, a linear function

@@ -22,20 +22,16 @@ loss and any structure of data will do; the space is made of inputs (`over_tenso
     flatness.over_tensors(lambda theta: nce(theta), theta)   # two numbers
     flatness.over_parameters(model, lambda m, x: cross_entropy(m(x), y), joint=[x])            # weights times inputs
 
-    flatness.certified_flatness(model, x, y, rho=0.05)       # proven for every step of that length, not just for one
+    flatness.weight_attack(model, x, y, rho=0.05)            # each weight matrix in a ball of its own; random_gap
 
 Over inputs, where each sample has a landscape of its own, the measures take a model and a batch and return per-sample
 results: `likelihood_flatness`, `worst_case_flatness`, `gradient_flatness`, `margin_flatness`, `likelihood_plane`.
 
-`certified_flatness` lives in `flatlab.bounds.flatness`, beside an attack on the weights and random steps; it is loaded
-when it is first asked for. Its radius is that of a ball around each weight matrix, which SAM's step of the same length
-never leaves: sam_sharpness <= certified_flatness(...).gap for the mean cross-entropy over the same weights.
+What is proven rather than measured is `flatlab.bounds.certified_flatness`, for the balls of `weight_attack`: SAM's step
+of the same length never leaves them, so that sam_sharpness <= certified_flatness(...).gap for the mean cross-entropy.
 
 Models are in eval mode (RuntimeError for BatchNorm or Dropout in train mode), and are left exactly as they were found.
 """
-
-import importlib
-from typing import Any
 
 from flatlab.flatness.directions import (
     filter_normalize,
@@ -53,10 +49,10 @@ from flatlab.flatness.plane import likelihood_plane
 from flatlab.flatness.sharpness import sam_sharpness
 from flatlab.flatness.slices import Line, Plane, loss_line, loss_surface
 from flatlab.flatness.spectrum import SpectralDensity, Trace, hutchinson_trace, spectral_density
+from flatlab.flatness.weight_attack import layer_weights, random_gap, weight_attack
 from flatlab.flatness.worst_case import gradient_flatness, worst_case_flatness
 
 __all__ = [
-    "CertifiedFlatness",
     "Eigenvalues",
     "FlatnessResult",
     "Hessian",
@@ -65,7 +61,6 @@ __all__ = [
     "Plane",
     "SpectralDensity",
     "Trace",
-    "certified_flatness",
     "energy",
     "filter_normalize",
     "filter_normalized_direction",
@@ -75,6 +70,7 @@ __all__ = [
     "hutchinson_trace",
     "hvp",
     "joint_energy",
+    "layer_weights",
     "likelihood_flatness",
     "likelihood_plane",
     "log_density",
@@ -85,16 +81,11 @@ __all__ = [
     "over_parameters",
     "over_tensors",
     "rademacher",
+    "random_gap",
     "relative_log_likelihood",
     "sam_sharpness",
     "spectral_density",
     "top_eigenvalues",
+    "weight_attack",
     "worst_case_flatness",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """What is proven rather than measured: the package of bounds is loaded when it is needed, not before."""
-    if name in ("CertifiedFlatness", "certified_flatness"):
-        return getattr(importlib.import_module("flatlab.bounds.flatness"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -80,12 +80,18 @@ class Landscape:
 
     def gradient(self) -> Point:
         """The gradient at the landscape's own point."""
-        total = [torch.zeros_like(tensor) for tensor in self.point]
+        return self.value_and_gradient()[1]
+
+    def value_and_gradient(self) -> tuple[float, Point]:
+        """The value and the gradient at the landscape's own point, each function evaluated once."""
+        value, total = 0.0, [torch.zeros_like(tensor) for tensor in self.point]
         for function in self.functions:
             leaves = tuple(tensor.detach().requires_grad_() for tensor in self.point)
-            for sum_, part in zip(total, self.differentiate(function, leaves, create_graph=False), strict=True):
-                sum_.add_(part, alpha=1 / len(self.functions))
-        return tuple(total)
+            part, slopes = self._differentiate(function, leaves, create_graph=False)
+            value += float(part.detach()) / len(self.functions)
+            for sum_, slope in zip(total, slopes, strict=True):
+                sum_.add_(slope, alpha=1 / len(self.functions))
+        return value, tuple(total)
 
     def displaced(self, direction: Tensor | Sequence[Tensor], scale: float = 1.0) -> Point:
         """The point plus `scale` times `direction`."""
@@ -110,12 +116,15 @@ class Landscape:
 
     def differentiate(self, function: Function, leaves: Point, *, create_graph: bool) -> Point:
         """The gradient of one of the functions at leaves that require it, itself differentiable if `create_graph`."""
+        return self._differentiate(function, leaves, create_graph=create_graph)[1]
+
+    def _differentiate(self, function: Function, leaves: Point, *, create_graph: bool) -> tuple[Tensor, Point]:
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH) if create_graph else nullcontext():
             # The plain attention kernel where a second derivative may follow: the fused ones have none.
             value = self.evaluate(function, leaves)
         if not value.requires_grad:
             raise ValueError("the landscape does not depend on its point through autograd: is something detached?")
-        return torch.autograd.grad(value, leaves, create_graph=create_graph, materialize_grads=True)
+        return value, torch.autograd.grad(value, leaves, create_graph=create_graph, materialize_grads=True)
 
 
 def over_tensors(function: Function | Sequence[Function], *tensors: Tensor) -> Landscape:

@@ -25,7 +25,7 @@ from flatlab.train.device import operations, pick_device, seconds
 from flatlab.train.evaluate import Evaluation, accuracy, distance, evaluate_loss
 from flatlab.train.loop import History, Recipe, fit
 from flatlab.train.objective import Objective, cross_entropy, next_token
-from flatlab.train.schedules import schedule
+from flatlab.train.schedules import Ramp, schedule
 from flatlab.train.seeds import fit_seeds
 from flatlab.train.stepper import Stepper, TrainingDiverged
 from flatlab.train.sweep import Sweep, Trial, sweep
@@ -37,6 +37,7 @@ __all__ = [
     "FirstBelow",
     "History",
     "Objective",
+    "Ramp",
     "Recipe",
     "Recorder",
     "Stepper",

@@ -1,10 +1,12 @@
 """Learning-rate schedules: functions of the fraction of training done, with values in [0, 1] that scale the peak rate.
 
-A schedule has no state, so that training resumed from a checkpoint continues exactly.
+A schedule has no state, so that training resumed from a checkpoint continues exactly. `Ramp` is one for other numbers
+than learning rates, such as radii.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from flatlab import checks
 
@@ -56,3 +58,42 @@ SCHEDULES: dict[str, Schedule] = {
 def schedule(name: str) -> Schedule:
     """The schedule called `name`: constant, cosine, onecycle, triangle, steps or late."""
     return SCHEDULES[checks.one_of("schedule", name, SCHEDULES)]
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """A number that rises from 0 to its full value during training: a power, then a line, joined without a kink.
+
+    Args:
+        full: the value at the end of the ramp, > 0.
+        start, length: where the ramp begins, and how long it is, as shares of training in [0, 1].
+        middle: share of the ramp that is a power; 0 makes all of it a line.
+        power: its exponent, > 1.
+    """
+
+    full: float = 1.0
+    start: float = 0.05
+    length: float = 0.6
+    middle: float = 0.4
+    power: float = 4.0
+
+    def __post_init__(self) -> None:
+        checks.positive("full", self.full)
+        for name, value in (("start", self.start), ("length", self.length), ("middle", self.middle)):
+            if checks.nonnegative(name, value) > 1:
+                raise ValueError(f"{name} is a share of training and must lie in [0, 1], got {value:g}")
+        if not self.power > 1:
+            raise ValueError(f"power must be > 1, got {self.power!r}")
+
+    def __call__(self, fraction: float) -> float:
+        """The value after this share of the steps."""
+        s = min(1.0, max(0.0, (fraction - self.start) / self.length)) if self.length else float(fraction >= self.start)
+        if s == 0 or s == 1 or self.middle == 0:
+            return self.full * s
+        m, b = self.middle, self.power  # a s^b up to m, then a line of the same slope that ends at the full value
+        a = self.full / (m**b + b * m ** (b - 1) * (1 - m))
+        return a * s**b if s < m else a * (m**b + b * m ** (b - 1) * (s - m))
+
+    def share(self, fraction: float) -> float:
+        """The value after this share of the steps, as a share of the full one, in [0, 1]."""
+        return self(fraction) / self.full

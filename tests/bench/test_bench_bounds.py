@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from flatlab import bounds, models
-from flatlab.bounds import kinds
+from flatlab.bounds import transposes
 
 NETWORKS = {
     "CNN-7, width 16": ("cnn7", (3, 32, 32), {"width": 16, "hidden": 128}, 2 / 255),
@@ -33,8 +33,8 @@ def test_intervals_against_a_forward_pass(benchmark, stopwatch, name: str) -> No
         found = stopwatch(
             {
                 "forward": lambda: net(x),
-                "IBP": lambda: bounds.Bounds(program, x, region).ibp(keep=False),
-                "CROWN-IBP": lambda: bounds.Bounds(program, x, region).crown(intermediate="ibp"),
+                "IBP": lambda: bounds.Bounds(program, x, region, keep=False).compute("ibp"),
+                "CROWN-IBP": lambda: bounds.Bounds(program, x, region).compute("crown-ibp"),
             }
         )
     benchmark.pedantic(lambda: None, rounds=1)
@@ -48,14 +48,14 @@ def test_crown_against_crown_without_short_cuts(benchmark, stopwatch, name: str)
     _, x, _, program = prepared(name)
 
     def plain() -> None:
-        with mock.patch.dict(kinds.PULLBACKS, clear=True):
-            bounds.Bounds(program, x[:1], region_of(x[:1]), sparse=False).crown()
+        with mock.patch.dict(transposes.TRANSPOSES, clear=True):
+            bounds.Bounds(program, x[:1], region_of(x[:1]), sparse=False).compute("crown")
 
     def region_of(x: torch.Tensor) -> bounds.LpBall:
         return bounds.LpBall(x, NETWORKS[name][3], clip=(0, 1))
 
     with torch.no_grad():
-        cases = {"ours": lambda: bounds.Bounds(program, x[:1], region_of(x[:1])).crown(), "plain": plain}
+        cases = {"ours": lambda: bounds.Bounds(program, x[:1], region_of(x[:1])).compute("crown"), "plain": plain}
         found = stopwatch(cases, rounds=2)
     benchmark.pedantic(lambda: None, rounds=1)
     print(f"\nCROWN, {name}: {1e3 * found['ours']:.1f} ms, {found['ours'] / found['plain']:.2f} x without short cuts")

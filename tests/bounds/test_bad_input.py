@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flatlab.bounds import (
+    Ascent,
+    Balls,
     Bounds,
     Box,
     CertifiedTraining,
     DomainError,
-    EpsSchedule,
     L0Ball,
     LpBall,
     Margins,
@@ -115,13 +116,17 @@ def test_sets_must_fit_what_they_perturb() -> None:
         ({1: LpBall(X, 0.1)}, "no input 1.*takes 1"),
         (LpBall(X[:1], 0.1), r"\(1, 4\).*needs \(3, 4\)"),
         (LpBall(X.double(), 0.1), "float64.*needs torch.float32"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Bounds(program, X, sets)
+    for weights, message in (
         ({"none.weight": LpBall(weight, 0.1)}, "'none.weight'.*no parameter of this name"),
         ({"0.weight": Box(weight, weight)}, "'0.weight'.*LpBall"),
         ({"0.weight": LpBall(weight.clamp(0, 1), 0.1, clip=(0, 1))}, "'0.weight'.*without clip"),
         ({"0.weight": LpBall(weight[:2], 0.1)}, r"'0.weight'.*\(2, 4\).*\(5, 4\)"),
     ):
         with pytest.raises(ValueError, match=message):
-            Bounds(program, X, sets)
+            Bounds(program, X, weights=weights)
     with pytest.raises(ValueError, match=r"1 input\(s\), got 2"):
         Bounds(program, (X, X), LpBall(X, 0.1))
     with pytest.raises(TypeError, match=r"input 0.*int64"):
@@ -138,7 +143,7 @@ def test_a_perturbation_must_reach_the_output() -> None:
     model = nn.ModuleDict({"used": nn.Linear(4, 2), "idle": nn.Linear(4, 2)})
     model.forward = lambda x: model["used"](x)  # type: ignore[method-assign]
     with pytest.raises(ValueError, match=r"does not use.*idle\.weight"):
-        Bounds(Program(model, X), X, {"idle.weight": LpBall(model["idle"].weight.detach(), 0.1)})
+        Bounds(Program(model, X), X, weights={"idle.weight": LpBall(model["idle"].weight.detach(), 0.1)})
 
 
 @pytest.mark.parametrize("fixed", [False, True], ids=["any batch", "a fixed batch"])
@@ -161,10 +166,10 @@ def test_options_must_be_known() -> None:
     for make, message in (
         (lambda: compute_bounds(net(), X, LpBall(X, 0.1), "crwn"), "crwn.*did you mean 'crown'"),
         (lambda: bounds(relu="adaptiv"), "adaptiv.*did you mean 'adaptive'"),
-        (lambda: bounds().crown(intermediate="box"), "box.*crown, ibp, forward"),
+        (lambda: bounds().compute("box"), "box.*ibp, crown-ibp, crown, forward"),
         (lambda: bounds(chunk=0), "chunk.*>= 1, got 0"),
-        (lambda: bounds().alpha_crown(iters=0), "iters.*got 0"),
-        (lambda: bounds().alpha_crown(lr=-1.0), "lr.*> 0, got -1"),
+        (lambda: Ascent(iters=0), "iters.*got 0"),
+        (lambda: Ascent(lr=-1.0), "lr.*> 0, got -1"),
         (lambda: margins(bounds(), torch.tensor([0, 1, 2]), method="forward"), "forward.*crown"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -194,20 +199,17 @@ def test_losses_need_one_row_of_logits_a_sample() -> None:
         with pytest.raises(ValueError, match=r"\(B, K\).*\(2, 3, 3\)"):
             loss(deep, y)
     with pytest.raises(ValueError, match=r"3 labels and 4 classes.*\(3, 3\)"):
-        bounds().crown(Margins(torch.tensor([0, 1, 2]), 4))
+        bounds().compute("crown", Margins(torch.tensor([0, 1, 2]), 4))
     for kappa in (-0.1, 2.0, math.nan):
         with pytest.raises(ValueError, match="kappa"):
             fused_ce(bounds(), torch.tensor([0, 1, 2]), kappa=kappa)
 
 
-def test_schedules_and_training_refuse_what_they_cannot_do() -> None:
+def test_training_refuses_what_it_cannot_do() -> None:
     for make, message in (
-        (lambda: EpsSchedule(-1.0), "eps.*-1"),
-        (lambda: EpsSchedule(0.1, kind="cubic"), "cubic"),
-        (lambda: EpsSchedule(0.1, start=2.0), r"start.*\[0, 1\].*2"),
-        (lambda: EpsSchedule(0.1, power=1.0), "power.*> 1"),
-        (lambda: CertifiedTraining(0.0), "nothing would be certified"),
-        (lambda: CertifiedTraining(0.1, kind="crown"), "kind.*crown"),
+        (lambda: Balls(0.0), "nothing would be certified"),
+        (lambda: Balls(-1.0), "eps.*-1"),
+        (lambda: CertifiedTraining(Balls(0.1), kind="crown"), "kind.*crown"),
     ):
         with pytest.raises(ValueError, match=message):
             make()
@@ -215,9 +217,9 @@ def test_schedules_and_training_refuse_what_they_cannot_do() -> None:
 
 def test_a_memory_limit_names_the_node_and_the_bytes() -> None:
     small = bounds(memory_limit=10)
-    for ask in (small.crown, small.forward, lambda: small.crown(intermediate="ibp"), small.alpha_crown):
+    for method in ("crown", "forward", "crown-ibp", "alpha-crown"):
         with pytest.raises(MemoryLimitExceeded, match=r"[0-9]+ bytes at node .*linear.*limit of 10"):
-            ask()
+            small.compute(method)
 
 
 # --- what is not a number ---------------------------------------------------------------------------------------------
@@ -240,7 +242,7 @@ def test_broken_weights_verify_nothing(at: str, value: float) -> None:
 
 
 def test_rows_of_nan_bound_nothing() -> None:
-    low, high = bounds().crown(torch.full((3, 1, 3), math.nan))
+    low, high = bounds().compute("crown", torch.full((3, 1, 3), math.nan))
     assert bool(low.isnan().all())
     assert bool(high.isnan().all())
 

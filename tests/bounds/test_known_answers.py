@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from flatlab.bounds import (
     RULES,
+    Ascent,
     Bounds,
     Box,
-    EpsSchedule,
     LpBall,
     Margins,
     Program,
@@ -22,8 +22,6 @@ from flatlab.bounds import (
     robust_ce,
     verified_error,
 )
-from flatlab.bounds.absolute import interval_linear
-from flatlab.bounds.softmax import log_softmax_interval
 
 METHODS = ("ibp", "forward", "crown-ibp", "crown", "forward+backward", "alpha-crown")
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -152,7 +150,7 @@ def test_lines_of_the_square() -> None:
 def test_a_product_has_the_planes_of_its_corner() -> None:
     """x y >= -x - y - 1 and <= x - y + 1 on [-1, 1]^2."""
     x = torch.zeros(1, 2)
-    found = Bounds(Program(Function(lambda t: t[:, :1] * t[:, 1:]), x), x, LpBall(x, 1.0)).linear()
+    found = Bounds(Program(Function(lambda t: t[:, :1] * t[:, 1:]), x), x, LpBall(x, 1.0)).certificate("crown").function
     close(found.a[0][:, 0], [[-1, -1], [-1, 1]])  # of the product, and of its negative
     close(found.bias, [[-1], [-1]])
     low, high = bound(lambda t: t[:, :1] * t[:, 1:], x, LpBall(x, 1.0), "ibp")
@@ -182,57 +180,6 @@ def test_softmax_of_logits_far_apart_does_not_underflow() -> None:
         low, high = bound(lambda t: t.softmax(1), box.center, box, method)
         close(low, [[0.0, 0.0]])
         close(high, [[1.0, 1.0]])
-
-
-def test_log_softmax_of_points_has_the_gradient_of_log_softmax() -> None:
-    """Also where the others are as good as one of them alone, and rounding decides whether their sum exceeds it."""
-    x = torch.randn(200, 4, dtype=torch.float64)
-    x[:, 3] -= 60
-    x[:, :3] *= torch.tensor([1.0, 10.0]).repeat(100)[:, None]
-    x.requires_grad_()
-    weight = torch.randn(4, dtype=torch.float64)
-    wanted = torch.autograd.grad((x.log_softmax(1) @ weight).sum(), x)[0]
-    for end in log_softmax_interval(x, x, 1):
-        torch.testing.assert_close(torch.autograd.grad((end @ weight).sum(), x)[0], wanted)
-
-
-def test_intervals_are_the_same_with_and_without_gradients() -> None:
-    """Absolute weights share one piece of memory where no gradient needs them."""
-    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.Linear(48, 5), nn.ReLU(), nn.Linear(5, 40), Scaled(40))
-    x = torch.rand(2, 1, 6, 6)
-    program = Program(model, x)
-
-    def all_intervals() -> list[Tensor]:
-        found = Bounds(program, x, LpBall(x, 0.1))._intervals("ibp")
-        return [end.detach().clone() for box in found.values() for end in (box.low, box.high)]
-
-    with torch.no_grad():
-        without = all_intervals()
-    for a, b in zip(all_intervals(), without, strict=True):
-        assert torch.equal(a, b)
-
-
-def test_intervals_behind_a_linear_layer_have_first_and_second_derivatives() -> None:
-    double = lambda *shape: torch.randn(*shape, dtype=torch.float64, requires_grad=True)  # noqa: E731
-    arguments = double(2, 3, 4), double(2, 3, 4), double(5, 4), double(5)
-    assert torch.autograd.gradcheck(interval_linear, arguments)
-    assert torch.autograd.gradgradcheck(interval_linear, arguments)
-    assert torch.autograd.gradcheck(lambda c, r, w: interval_linear(c, r, w, None), arguments[:3])
-    low, weight = torch.rand(3, 4), torch.randn(5, 4)
-    center, radius = interval_linear(low, low / 2, weight, None)
-    torch.testing.assert_close(center, low @ weight.T)
-    torch.testing.assert_close(radius, low @ weight.abs().T / 2)
-
-
-class Scaled(nn.Module):
-    """Times a weight of each number."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.weight
 
 
 @every_method
@@ -342,13 +289,14 @@ def test_a_ball_of_weights() -> None:
     """y = w x moves by eps times the norm of x; so does what comes behind a layer whose input is known."""
     model, x = nn.Linear(4, 2), torch.randn(3, 4)
     ball = {"weight": LpBall(model.weight.detach(), 0.1, 2)}
-    for ends in (Bounds(Program(model, x), x, ball).ibp(), Bounds(Program(model, x), x, ball).crown()):
+    for method in ("ibp", "crown"):
+        ends = Bounds(Program(model, x), x, weights=ball).compute(method)
         reach = 0.1 * x.norm(dim=1, keepdim=True)
         close(ends[0], model(x) - reach)
         close(ends[1], model(x) + reach)
     net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
     last = {"2.weight": LpBall(net[2].weight.detach(), 0.1, 2)}
-    low, high = Bounds(Program(net, x), x, last).crown()
+    low, high = Bounds(Program(net, x), x, weights=last).compute("crown")
     reach = 0.1 * net[:2](x).norm(dim=1, keepdim=True)
     close(low, net(x) - reach)
     close(high, net(x) + reach)
@@ -357,9 +305,9 @@ def test_a_ball_of_weights() -> None:
 def test_a_ball_of_weights_of_radius_0_changes_nothing() -> None:
     model, x = mlp(nn.ReLU)
     weights = {f"{i}.weight": LpBall(model[i].weight.detach(), 0.0, 2) for i in (0, 2, 4)}
-    plain, both = (Bounds(Program(model, x), x, sets) for sets in ({0: LpBall(x, 0.1)}, {0: LpBall(x, 0.1), **weights}))
-    for ask in (Bounds.ibp, Bounds.crown, lambda b: b.crown(intermediate="ibp")):
-        for one, other in zip(ask(plain), ask(both), strict=True):
+    plain, both = (Bounds(Program(model, x), x, LpBall(x, 0.1), weights=moved) for moved in ({}, weights))
+    for method in ("ibp", "crown", "crown-ibp"):
+        for one, other in zip(plain.compute(method), both.compute(method), strict=True):
             close(one, other.detach(), 1e-5)
 
 
@@ -372,7 +320,7 @@ def test_batch_norm_folded_into_a_convolution_changes_nothing(method: str) -> No
     rest = nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(48, 2))
     folded = torch.nn.utils.fusion.fuse_conv_bn_eval(conv.eval(), norm.eval())
     apart, together = nn.Sequential(conv, norm, rest).eval(), nn.Sequential(folded, rest).eval()
-    found, wanted = (bound(model, x, LpBall(x, 0.05), method, iters=3) for model in (apart, together))
+    found, wanted = (bound(model, x, LpBall(x, 0.05), method, ascent=Ascent(iters=3)) for model in (apart, together))
     for one, other in zip(found, wanted, strict=True):
         close(one, other.detach(), 1e-4)
 
@@ -384,33 +332,6 @@ def test_dropout_in_eval_mode_is_nothing() -> None:
     found, wanted = (bound(model, x, LpBall(x, 0.1), "crown") for model in (dropped, net))
     for one, other in zip(found, wanted, strict=True):
         assert torch.equal(one, other)
-
-
-# --- the schedule -----------------------------------------------------------------------------------------------------
-
-
-def test_the_schedule_rises_smoothly_from_nothing_to_the_full_radius() -> None:
-    schedule = EpsSchedule(0.3, start=0.0, length=1.0, middle=0.25, power=4.0)
-    steps = torch.linspace(0, 1, 1001, dtype=torch.float64)
-    eps = torch.tensor([schedule(float(t)) for t in steps], dtype=torch.float64)
-    assert eps[0] == 0
-    assert float(eps[-1]) == pytest.approx(0.3)
-    assert bool((eps.diff() >= 0).all())
-    slope = eps.diff() / steps.diff()
-    assert float(slope[250]) == pytest.approx(float(slope[249]), rel=0.02)  # no kink where the power ends
-    close(slope[251:], slope[-1].expand(749), 1e-6)  # and a line from there on
-    # a s^4 up to 1/4, then a line of its slope: a (1/4)^3 (4 - 3 / 4) = 0.3
-    a = 0.3 / (0.25**3 * (4 - 3 * 0.25))
-    assert schedule(0.1) == pytest.approx(a * 0.1**4)
-    assert schedule.kappa(0.0) == 1.0
-    assert schedule.kappa(1.0) == pytest.approx(0.0)
-
-
-def test_a_schedule_waits_for_its_start() -> None:
-    schedule = EpsSchedule(0.3, start=0.2, length=0.5)
-    assert schedule(0.2) == 0.0
-    assert schedule(0.7) == pytest.approx(0.3)
-    assert schedule(1.0) == pytest.approx(0.3)
 
 
 # --- numbers of auto_LiRPA --------------------------------------------------------------------------------------------

@@ -10,22 +10,22 @@ from torch.func import functional_call
 
 from flatlab import flatness, models
 from flatlab.bounds import (
+    Ascent,
+    Balls,
     Bounds,
     CertifiedTraining,
-    EpsSchedule,
     LpBall,
     Program,
     UnsupportedOperator,
     certified_flatness,
     compute_bounds,
-    random_gap,
     robust_ce,
     verified,
-    weight_attack,
     weight_balls,
 )
-from flatlab.bounds.flatness import project, steepest
-from flatlab.train import Recipe, fit
+from flatlab.flatness import random_gap, weight_attack
+from flatlab.flatness.weight_attack import project, steepest
+from flatlab.train import Ramp, Recipe, fit
 
 METHODS = ("ibp", "crown-ibp", "crown", "alpha-crown")
 NORMS = (1, 2, math.inf)
@@ -112,8 +112,9 @@ def to_end(slope: Tensor, ball: LpBall, batch: bool) -> Tensor:
     return found if batch else found[0]
 
 
-def excess(model: nn.Module, x: Tensor, sets: dict, low: Tensor, high: Tensor) -> float:
+def excess(model: nn.Module, x: Tensor, region: LpBall | None, balls: dict, low: Tensor, high: Tensor) -> float:
     """By how much random and attacked points of the sets leave the bounds; negative if they do not."""
+    sets = balls if region is None else {0: region, **balls}
     g = torch.Generator().manual_seed(0)
     worst = -math.inf
 
@@ -146,14 +147,15 @@ def test_no_weights_of_the_balls_leave_the_bounds(name, p):
     inside = [n for n, _ in model.named_parameters() if n.rpartition(".")[0] in affine]
     matrices = [n for n in inside if model.get_parameter(n).ndim > 1]
     program = Program(model, x)
-    for sets in (
-        weight_balls(model, eps, p=p, names=matrices),
-        {0: LpBall(x, eps / 2, p), **weight_balls(model, eps, p=p, names=inside)},
+    for region, balls in (
+        (None, weight_balls(model, eps, p=p, names=matrices)),
+        (LpBall(x, eps / 2, p), weight_balls(model, eps, p=p, names=inside)),
     ):
         widths = []
         for method in METHODS:
-            low, high = (t.detach() for t in compute_bounds(program, x, sets, method, iters=3))
-            assert excess(model, x, sets, low, high) <= 1e-9, method
+            found = compute_bounds(program, x, region, method, weights=balls, ascent=Ascent(iters=3))
+            low, high = (t.detach() for t in found)
+            assert excess(model, x, region, balls, low, high) <= 1e-9, method
             widths.append(float((high - low).mean()))
         assert widths == sorted(widths, reverse=True), "each method is tighter on average than the one before"
 
@@ -165,12 +167,12 @@ def test_one_layer_is_exact(p, method):
     layer, x = nn.Linear(4, 3).double(), torch.randn(2, 4, dtype=torch.float64)
     q = {1: math.inf, 2: 2, math.inf: 1}[p]
     sets = {"weight": LpBall(layer.weight, 0.3, p), "bias": LpBall(layer.bias, 0.1, p)}
-    low, high = compute_bounds(layer, x, sets, method)
+    low, high = compute_bounds(layer, x, None, method, weights=sets)
     reach = 0.3 * x.norm(p=q, dim=1, keepdim=True) + 0.1
     torch.testing.assert_close(low, layer(x) - reach)
     torch.testing.assert_close(high, layer(x) + reach)
     c = torch.randn(2, 2, 3, dtype=torch.float64)  # a bias has one ball for all outputs
-    low = compute_bounds(layer, x, sets, "crown", c)[0]
+    low = compute_bounds(layer, x, None, "crown", c, weights=sets)[0]
     reach = c.norm(p=q, dim=2) * (0.3 * x.norm(p=q, dim=1, keepdim=True) + 0.1)
     torch.testing.assert_close(low, torch.einsum("bsk,bk->bs", c, layer(x)) - reach)
 
@@ -178,7 +180,7 @@ def test_one_layer_is_exact(p, method):
 @pytest.mark.parametrize("p", NORMS)
 def test_only_the_last_layer_moves_and_its_input_is_known(p):
     model, x = case("mlp")
-    low, high = compute_bounds(model, x, {"4.weight": LpBall(model[4].weight, 0.2, p)}, "crown")
+    low, high = compute_bounds(model, x, weights={"4.weight": LpBall(model[4].weight, 0.2, p)})
     q = {1: math.inf, 2: 2, math.inf: 1}[p]
     reach = 0.2 * model[:4](x).norm(p=q, dim=1, keepdim=True)
     torch.testing.assert_close(low, model(x) - reach)
@@ -190,7 +192,7 @@ def test_a_convolution_of_known_inputs_is_exact_for_every_linear_function_of_its
     conv = nn.Conv2d(2, 4, 3, stride=2, padding=1, groups=2).double()
     model, x = nn.Sequential(conv, nn.Flatten()), torch.randn(1, 2, 5, 5, dtype=torch.float64)
     c = torch.randn(1, 1, 36, dtype=torch.float64)
-    bound = compute_bounds(model, x, {"0.weight": LpBall(conv.weight, 0.5, 2)}, "crown", c)[1]
+    bound = compute_bounds(model, x, c=c, weights={"0.weight": LpBall(conv.weight, 0.5, 2)})[1]
     value = (c[0, 0] * model(x)[0]).sum()
     slope = torch.autograd.grad(value, conv.weight)[0]
     torch.testing.assert_close(bound[0, 0], value.detach() + 0.5 * slope.norm())
@@ -200,16 +202,17 @@ def test_a_convolution_of_known_inputs_is_exact_for_every_linear_function_of_its
 def test_radius_zero_is_the_ball_of_inputs_alone(method):
     model, x = case("convolutions")
     ball = LpBall(x, 0.05)
-    with_weights = compute_bounds(model, x, {0: ball, **weight_balls(model, 0.0)}, method, iters=3)
-    torch.testing.assert_close(with_weights, compute_bounds(model, x, ball, method, iters=3))
+    ascent = Ascent(iters=3)
+    with_weights = compute_bounds(model, x, ball, method, weights=weight_balls(model, 0.0), ascent=ascent)
+    torch.testing.assert_close(with_weights, compute_bounds(model, x, ball, method, ascent=ascent))
 
 
 def test_bounds_of_a_batch_are_those_of_its_samples():
     for name in ("mlp", "convolutions", "time first"):
         model, x = case(name)
         program, balls = Program(model, x), weight_balls(model, 0.05)
-        whole = compute_bounds(program, x, balls, "crown")
-        parts = [compute_bounds(program, x[i : i + 1], balls, "crown")[0] for i in range(len(x))]
+        whole = compute_bounds(program, x, weights=balls)
+        parts = [compute_bounds(program, x[i : i + 1], weights=balls)[0] for i in range(len(x))]
         if name == "convolutions":  # which neurons are bounded inside is decided for the batch
             assert bool((whole[0] >= torch.cat(parts) - 1e-9).all())
         else:
@@ -222,34 +225,32 @@ def test_samples_in_the_second_dimension_are_followed():
     other.load_state_dict(model.state_dict())
     for method in ("ibp", "crown-ibp", "crown"):
         torch.testing.assert_close(
-            compute_bounds(model, x, weight_balls(model, 0.1), method),
-            compute_bounds(other, x, weight_balls(other, 0.1), method),
+            compute_bounds(model, x, None, method, weights=weight_balls(model, 0.1)),
+            compute_bounds(other, x, None, method, weights=weight_balls(other, 0.1)),
         )
 
 
 def test_all_neurons_inside_are_bounded_where_their_size_matters():
     model, x = case("mlp")
     program, balls = Program(model, x), weight_balls(model, 0.1)
-    sparse, dense = (Bounds(program, x, balls, sparse=sparse).crown() for sparse in (True, False))
+    sparse, dense = (Bounds(program, x, weights=balls, sparse=sparse).compute("crown") for sparse in (True, False))
     torch.testing.assert_close(sparse, dense)
 
 
 def test_a_ball_need_not_lie_around_the_present_weights():
     model, x = case("mlp")
     elsewhere = model[0].weight.detach() + 1.0
-    found = compute_bounds(model, x, {"0.weight": LpBall(elsewhere, 0.1, 2)}, "crown")
+    found = compute_bounds(model, x, weights={"0.weight": LpBall(elsewhere, 0.1, 2)})
     with torch.no_grad():
         model[0].weight += 1.0
-    torch.testing.assert_close(found, compute_bounds(model, x, {"0.weight": LpBall(elsewhere, 0.1, 2)}, "crown"))
+    torch.testing.assert_close(found, compute_bounds(model, x, weights={"0.weight": LpBall(elsewhere, 0.1, 2)}))
     assert bool((found[0] <= model(x)).all())
 
 
 def test_tied_weights_have_one_ball_under_any_of_their_names():
     model, x = case("tied")
     assert list(weight_balls(model, 0.1)) == ["a.weight", "head.weight"]
-    by = [
-        compute_bounds(model, x, {name: LpBall(model.a.weight, 0.1, 2)}, "crown") for name in ("a.weight", "b.weight")
-    ]
+    by = [compute_bounds(model, x, weights={name: LpBall(model.a.weight, 0.1, 2)}) for name in ("a.weight", "b.weight")]
     torch.testing.assert_close(by[0], by[1])
 
 
@@ -272,7 +273,7 @@ def test_tighter_than_planes_over_the_box_of_each_weight(method):
     inputs = (x, *(net[i].weight.detach().expand(4, -1, -1) for i in (0, 2)))
     for eps in (0.05, 0.2):
         planes = compute_bounds(AsInputs(net), inputs, {i: LpBall(inputs[i], eps, 2) for i in (1, 2)}, method)
-        ours = compute_bounds(net, x, weight_balls(net, eps), method)
+        ours = compute_bounds(net, x, None, method, weights=weight_balls(net, eps))
         ratio = (planes[1] - planes[0]) / (ours[1] - ours[0])
         assert float(ratio.detach().min()) > 1.1, "an L2 ball fills only a small part of its box"
 
@@ -290,12 +291,12 @@ class Constant(nn.Module):
 
 def test_what_cannot_be_bounded_is_refused():
     with pytest.raises(UnsupportedOperator, match="the same for all samples"):
-        compute_bounds(Constant(), torch.rand(3, 3, 4), weight_balls(Constant(), 0.1), "crown")
+        compute_bounds(Constant(), torch.rand(3, 3, 4), weights=weight_balls(Constant(), 0.1))
     norm = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)).eval()
     with pytest.raises(UnsupportedOperator, match=r"only those of linear and conv2d"):
-        compute_bounds(norm, torch.rand(2, 4), {"1.weight": LpBall(norm[1].weight, 0.1, 2)}, "ibp")
+        compute_bounds(norm, torch.rand(2, 4), weights={"1.weight": LpBall(norm[1].weight, 0.1, 2)})
     with pytest.raises(ValueError, match="does not use the perturbed parameter"):
-        compute_bounds(nn.ModuleDict({"a": nn.Linear(4, 4)})["a"], torch.rand(2, 4), {"c": LpBall(torch.rand(0), 0.1)})
+        compute_bounds(nn.Linear(4, 4), torch.rand(2, 4), weights={"c": LpBall(torch.rand(0), 0.1)})
     with pytest.raises(ValueError, match="no weights .*'nothing'"):
         weight_balls(norm, 0.1, names=["nothing"])
     with pytest.raises(ValueError, match="no weights of linear layers or convolutions"):
@@ -372,8 +373,8 @@ def test_certified_flatness_in_parts(trained):
     assert (
         whole.certified_loss < both.certified_loss < certified_flatness(model, x, y, 0.1, input_eps=0.02).certified_loss
     )
-    balls = {0: LpBall(x, 0.02, clip=(0, 1)), **weight_balls(model, 0.1)}
-    assert bool((both.per_sample <= robust_ce(Bounds(Program(model, x), x, balls), y) + 1e-6).all())
+    made = Bounds(Program(model, x), x, LpBall(x, 0.02, clip=(0, 1)), weights=weight_balls(model, 0.1))
+    assert bool((both.per_sample <= robust_ce(made, y) + 1e-6).all())
 
 
 def test_the_attack_takes_its_own_random_numbers(trained):
@@ -419,13 +420,6 @@ def test_bad_arguments(trained):
         certified_flatness(dropping, x, y, 0.1)
 
 
-def test_the_flatness_package_offers_it():
-    assert flatness.certified_flatness is certified_flatness
-    assert "certified_flatness" in flatness.__all__
-    with pytest.raises(AttributeError, match="has no attribute 'certified_sharpness'"):
-        _ = flatness.certified_sharpness  # type: ignore[attr-defined]
-
-
 # --- training ----------------------------------------------------------------------------------------------------
 
 
@@ -440,24 +434,25 @@ def test_training_on_weight_balls_makes_flatness_that_can_be_proven(trained, kin
     points.x, points.y = x, y
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 2))
-    objective = CertifiedTraining(weight_eps=0.1, kind=kind, schedule=EpsSchedule(1.0, 0.1, 0.5))
+    objective = CertifiedTraining(Balls(weight_eps=0.1), kind=kind, ramp=Ramp(1.0, 0.1, 0.5))
     fit(model, points, objective, Recipe(epochs=150, batch_size=40, lr=0.03, schedule="constant", grad_clip=None))
     assert certified_flatness(model, x, y, 0.1).certified_loss < certified_flatness(plain, x, y, 0.1).certified_loss
-    assert verified(Bounds(Program(model, x), x, weight_balls(model, 0.1)), y).sum() > 20
+    assert verified(Bounds(Program(model, x), x, weights=weight_balls(model, 0.1)), y).sum() > 20
 
 
 def test_the_objective_is_plain_at_first_and_then_bounds_the_worst_case(trained):
     model, x, y = trained
-    objective = CertifiedTraining(weight_eps=0.2, kind="crown-ibp", mix=False)
+    objective = CertifiedTraining(Balls(weight_eps=0.2), kind="crown-ibp", mix=False)
     plain = F.cross_entropy(model(x), y)
     torch.testing.assert_close(objective(model, x, y, 0.0), plain)
     full = float(objective(model, x, y, 1.0))
     assert full == pytest.approx(certified_flatness(model, x, y, 0.2).certified_loss, rel=1e-5)
     assert float(plain) < float(objective(model, x, y, 0.4)) < full
-    one = CertifiedTraining(weight_eps=0.2, kind="crown-ibp", mix=False, weight_names=["2.weight"])
+    last = Balls(weight_eps=0.2, weight_names=["2.weight"])
+    one = CertifiedTraining(last, kind="crown-ibp", mix=False)
     assert float(one(model, x, y, 1.0)) < full
     with pytest.raises(ValueError, match="both 0"):
-        CertifiedTraining()
+        Balls()
 
 
 def test_gradients_of_the_objective_are_those_of_finite_differences(trained):
@@ -465,7 +460,7 @@ def test_gradients_of_the_objective_are_those_of_finite_differences(trained):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2)).double()
     for kind in ("ibp", "fused", "crown-ibp"):
-        objective = CertifiedTraining(weight_eps=0.1, kind=kind, mix=False, relu="zero-lb")
+        objective = CertifiedTraining(Balls(weight_eps=0.1), kind=kind, mix=False, relu="zero-lb")
         model.zero_grad()
         objective(model, x, y).backward()
         for parameter in model.parameters():

@@ -10,6 +10,7 @@ import torch
 
 from flatlab import bounds, data, models, train
 from flatlab.data.errors import DataCorrupt, DataNotFound
+from flatlab.studies.certified_bounds import experiments
 
 FOLDER = "stanfordnlp/sst2"
 
@@ -63,9 +64,10 @@ def test_the_held_out_tenth_is_fixed_and_apart(root: Path) -> None:
 def test_a_certified_model_is_trained_on_them(root: Path) -> None:
     task = data.load_sentences("sst2", "train", root=root, shape=(6, 8))
     net = models.build("text_transformer", (6, 8), 2, options={"vocabulary": len(task.vectors), "heads": 2, "ff": 8})
-    goal = bounds.SynonymTraining(task.synonyms, kind="crown-ibp", schedule=bounds.EpsSchedule(1.0, 0.1, 0.5))
+    words, ramp = bounds.ExchangedWords(task.synonyms), train.Ramp(1.0, 0.1, 0.5)
+    goal = bounds.CertifiedTraining(words, kind="crown-ibp", ramp=ramp)
     train.fit(net, task, goal, train.Recipe(epochs=2, batch_size=12), seeds=0)
-    found = bounds.word_report(net, task, 2)
+    found = experiments.word_report(net, task, 2)
     assert found["false proofs"] == 0
     assert found["verified"] <= found["truth"]
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from flatlab import models
-from flatlab.bounds import Bounds, Box, L0Ball, LpBall, Program, Synonyms, compute_bounds, fused_ce, robust_ce
+from flatlab.bounds import Ascent, Bounds, Box, L0Ball, LpBall, Program, Synonyms, compute_bounds, fused_ce, robust_ce
 from flatlab.bounds.interval import Interval
 
 METHODS = ("ibp", "forward", "crown-ibp", "crown", "forward+backward", "alpha-crown")
@@ -244,7 +244,7 @@ def assert_within(value: Tensor, low: Tensor, high: Tensor, tolerance: float, hi
 
 def bounded(program: Program, x: tuple[Tensor, ...], sets: dict[int, Box], method: str) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
-        return compute_bounds(program, x, sets, method, iters=2)
+        return compute_bounds(program, x, sets, method, ascent=Ascent(iters=2))
 
 
 # --- soundness --------------------------------------------------------------------------------------------------------
@@ -302,7 +302,7 @@ def test_bounds_of_rows_hold_for_what_the_rows_compute(name: str) -> None:
     seen = torch.einsum("bsk,nbk->nbs", c, flat_samples(model, attacked(model, [sets[0]])))
     for method in METHODS:
         with torch.no_grad():
-            low, high = compute_bounds(program, x, sets, method, c, iters=2)
+            low, high = compute_bounds(program, x, sets, method, c, ascent=Ascent(iters=2))
         assert_within(seen, low, high, 1e-9, method)
         torch.testing.assert_close(low[:, 0], -high[:, -1])
 
@@ -313,8 +313,8 @@ def test_jointly_optimised_bounds_hold() -> None:
         x = draw(shape)
         sets = {0: LpBall(x, 0.2)}
         with torch.no_grad():
-            low, high = compute_bounds(program, x, sets, "alpha-crown", iters=4, joint=True)
-            apart = compute_bounds(program, x, sets, "alpha-crown", iters=4)
+            low, high = compute_bounds(program, x, sets, "alpha-crown", ascent=Ascent(iters=4, joint=True))
+            apart = compute_bounds(program, x, sets, "alpha-crown", ascent=Ascent(iters=4))
         assert_within(attacked(model, [sets[0]]), low, high, 1e-9, name)
         assert float((high - low).mean()) <= float((apart[1] - apart[0]).mean()) * (1 + 1e-3)
 
@@ -356,8 +356,9 @@ def test_chunks_of_rows_change_nothing(name: str, chunk: int) -> None:
     x = draw(shape)
     whole, parts = (Bounds(program, x, LpBall(x, 0.1), chunk=size) for size in (None, chunk))
     with torch.no_grad():
-        for ask in (Bounds.crown, Bounds.ibp, lambda b: b.alpha_crown(iters=2)):
-            for one, other in zip(ask(whole), ask(parts), strict=True):
+        for method in METHODS:
+            found = (b.compute(method, ascent=Ascent(iters=2)) for b in (whole, parts))
+            for one, other in zip(*found, strict=True):
                 torch.testing.assert_close(one, other)
 
 
@@ -366,11 +367,11 @@ def test_chunks_of_rows_change_nothing(name: str, chunk: int) -> None:
 def test_intervals_that_are_freed_have_served(name: str, rows: bool) -> None:
     _, program, shape = network(name)
     x = draw(shape)
-    kept, freed = (Bounds(program, x, LpBall(x, 0.1)) for _ in range(2))
+    kept, freed = (Bounds(program, x, LpBall(x, 0.1), keep=keep) for keep in (True, False))
     with torch.no_grad():
-        size = kept.ibp()[0].numel() // len(x)
+        size = kept.compute("ibp")[0].numel() // len(x)
         c = torch.randn(len(x), 3, size, dtype=x.dtype) if rows else None
-        for one, other in zip(kept.ibp(c), freed.ibp(c, keep=False), strict=True):
+        for one, other in zip(kept.compute("ibp", c), freed.compute("ibp", c), strict=True):
             assert torch.equal(one, other)
 
 
@@ -378,7 +379,7 @@ def test_intervals_are_freed_after_their_last_use() -> None:
     """A deep network needs no more of them at once than a shallow one."""
     net = nn.Sequential(*[layer for _ in range(20) for layer in (nn.Linear(8, 8), nn.ReLU())])
     x = torch.rand(2, 8)
-    bounds = Bounds(Program(net, x), x, LpBall(x, 0.1))
+    program = Program(net, x)
     alive: list[Any] = []
     most: list[int] = []
     plain = Interval.__init__
@@ -392,7 +393,7 @@ def test_intervals_are_freed_after_their_last_use() -> None:
         alive.clear()
         most.clear()
         with mock.patch.object(Interval, "__init__", count), torch.no_grad():
-            bounds.ibp(keep=keep)
+            Bounds(program, x, LpBall(x, 0.1), keep=keep).compute("ibp")
         assert max(most) >= 40 if keep else max(most) <= 6
 
 
@@ -403,7 +404,7 @@ def test_to_leave_out_neurons_of_known_sign_changes_nothing(name: str) -> None:
     x = draw(shape)
     few, every = (Bounds(program, x, LpBall(x, 0.1), sparse=sparse) for sparse in (True, False))
     with torch.no_grad():
-        (low, high), (lower, higher) = few.crown(), every.crown()
+        (low, high), (lower, higher) = few.compute("crown"), every.compute("crown")
     if name in ("resnext", "preact_resnet"):
         assert float((higher - lower).mean()) <= float((high - low).mean())
     else:
@@ -518,25 +519,39 @@ def test_gradients_with_respect_to_weights_are_those_of_finite_differences(name:
 
     def low(*_: Tensor) -> Tensor:
         bounds = Bounds(program, x, region(kind, x, 0.05))
-        return torch.cat([bounds.ibp()[0], bounds.crown(intermediate="ibp")[0]])
+        return torch.cat([bounds.compute("ibp")[0], bounds.compute("crown-ibp")[0]])
 
     assert torch.autograd.gradcheck(low, weights, fast_mode=True, eps=1e-7, atol=1e-4)
 
 
 @some_networks
-def test_linear_bounds_lie_below_the_rows_everywhere_in_the_set(name: str) -> None:
-    """<a, x> + bias <= C f(x), for the rows of C and then for those of -C."""
+@pytest.mark.parametrize("rows", [False, True], ids=["output", "rows"])
+def test_the_functions_of_a_certificate_lie_below_the_rows_and_reach_the_bounds(name: str, rows: bool) -> None:
+    """<a, x> + bias <= C f(x) everywhere in the set, for the rows of C and then for those of -C."""
     model, program, shape = network(name)
     x = draw(shape)
     s = region("2", x, 0.1)
-    count = model(x).numel() // 2
-    c = torch.randn(2, 3, count, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     points = s.worst(torch.randn(60, *x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64))
-    value = torch.einsum("bsk,nbk->nsb", c, flat_samples(model, evaluate(model, list(points[None]))))
-    for intermediate in ("ibp", "crown", "forward"):
-        line = Bounds(program, x, s).linear(c, intermediate=intermediate)
+    value = flat_samples(model, evaluate(model, list(points[None])))
+    c = torch.randn(2, 3, value.shape[2], generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    value = torch.einsum("bsk,nbk->nsb", c, value) if rows else value.permute(0, 2, 1)
+    for method in METHODS:
+        with torch.no_grad():
+            made = Bounds(program, x, s)
+            low, high, line = made.certificate(method, c if rows else None, ascent=Ascent(iters=2))
+            plain = made.compute(method, c if rows else None, ascent=Ascent(iters=2))
+        assert torch.equal(low, plain[0]), method
+        assert torch.equal(high, plain[1]), method
         below = torch.einsum("sbi,nbi->nsb", line.a[0].flatten(2), points.flatten(2)) + line.bias
-        assert bool((below <= torch.cat([value, -value], 1) + 1e-9).all())
+        assert bool((below <= torch.cat([value, -value], 1) + 1e-9).all()), method
+        least = s.lower(line.a[0]) + line.bias
+        ends = (low, high) if rows else (flat_samples(model, end[None])[0] for end in (low, high))
+        known = torch.cat([sign * end.T for sign, end in zip((1, -1), ends, strict=True)])
+        if rows:
+            torch.testing.assert_close(least, known, msg=method)
+        else:  # bounds of the output itself are nowhere wider than its interval
+            assert bool((least <= known + 1e-9).all()), method
+            assert method == "forward" or bool((least > known - 1e-9).double().mean() > 0.5), method
 
 
 def test_bounds_without_gradients_leave_those_asked_for_later_whole() -> None:
@@ -544,11 +559,13 @@ def test_bounds_without_gradients_leave_those_asked_for_later_whole() -> None:
     x = draw(shape)
     fresh, used = (Bounds(program, x, LpBall(x, 0.1)) for _ in range(2))
     with torch.no_grad():
-        used.crown()
-        used.forward()
+        used.compute("crown")
+        used.compute("forward")
     weights = list(model.parameters())
-    for ask in (Bounds.ibp, Bounds.forward, Bounds.crown, lambda b: b.crown(intermediate="ibp")):
-        one, other = (torch.autograd.grad(ask(b)[0].sum(), weights, retain_graph=True) for b in (fresh, used))
+    for method in ("ibp", "forward", "crown", "crown-ibp"):
+        one, other = (
+            torch.autograd.grad(b.compute(method)[0].sum(), weights, retain_graph=True) for b in (fresh, used)
+        )
         for a, b in zip(one, other, strict=True):
             torch.testing.assert_close(a, b)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flatlab import attacks, bounds, data, defenses, models, optim, studies
+from flatlab import attacks, data, defenses, models, optim, studies, train
 from flatlab.names import PRESETS
 from flatlab.studies.certified_bounds import claims as certified_claims
 from flatlab.studies.critical_momenta import claims as momenta_claims
@@ -68,7 +68,7 @@ def test_every_preset_of_certified_bounds_fits_its_data(preset: str) -> None:
     assert list(cfg.classes) == sorted(cfg.classes)
     for task in cfg.tasks:
         shape, classes = SHAPES[task.dataset]
-        ramp = bounds.EpsSchedule(task.eps_train, task.start, task.length)
+        ramp = train.Ramp(task.eps_train, task.start, task.length)
         assert ramp(1.0) == task.eps_train >= task.eps
         assert set(task.rates) <= set(cfg.kinds)
         with torch.device("meta"):

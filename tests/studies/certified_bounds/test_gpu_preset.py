@@ -51,9 +51,8 @@ def pictures() -> data.ImageSet:
 @pytest.mark.parametrize("kind", [kind for kind in GPU.kinds if kind != "natural"])
 def test_every_kind_of_certified_training_runs_and_is_verified(kind: str, pictures) -> None:
     device, task = train.pick_device(), TINY.tasks[1]
-    objective = bounds.CertifiedTraining(
-        task.eps_train, kind=kind, schedule=bounds.EpsSchedule(task.eps_train, task.start, task.length)
-    )
+    ramp = train.Ramp(task.eps_train, task.start, task.length)
+    objective = bounds.CertifiedTraining(bounds.Balls(task.eps_train), kind=kind, ramp=ramp)
     net = train.fit_seeds(
         lambda s: models.build(task.model, (3, 32, 32), 10, seed=s, options=task.options),
         pictures,

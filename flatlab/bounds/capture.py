@@ -1,19 +1,14 @@
 """A module as a list of operators: what torch.export sees, with composite operators expanded.
 
 `Program` captures a module once, with a dynamic batch. Parameters and buffers are read from the module each time, so
-that training moves them under the captured graph. Operators that the bounds have no rule for of their own (softmax,
-layer norm, an LSTM ...) are replaced by those that they are made of (`flatlab.bounds.composites`).
-
-A sample is followed through every layout that a network gives it: values are (pre, B, post) in memory, and `pre` is 1
-but inside an attention layer that works time first, say. It is found at capture, by spoiling one sample of an example
-after the other: NaN goes wherever a sample goes.
+that training moves them under the captured graph. Operators that the bounds have no rule for of their own (layer norm,
+attention, an LSTM ...) are replaced by those that they are made of (`flatlab.bounds.expansions`).
 """
 
 import inspect
 import operator
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -21,72 +16,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
 from flatlab.bounds.errors import UnsupportedOperator
-
-aten = torch.ops.aten
-
-
-@dataclass(frozen=True)
-class Ref:
-    """The value of node `index`. In a composite's expansion it knows the shape that the example gave it."""
-
-    index: int
-    shape: tuple[int, ...] = field(default=(), compare=False)
-
-
-@dataclass(eq=False)
-class Node:
-    """One operator, or a leaf.
-
-    Attributes:
-        name: as torch.export calls it, with a suffix for parts of a composite.
-        op: what is called on `args` and `kwargs`, in which a `Ref` stands for a value; None for a leaf.
-        leaf: ("input", position), ("parameter", name), ("buffer", name), ("constant", tensor) or ("batch", None).
-        key: the operator's name in torch.ops.aten, under which its rule is registered.
-        source: the line of the user's code.
-        pre: numbers that lie before the samples in memory; 0 if no such layout fits, since samples are mixed.
-        hint: a tighter interval of the value, from that of another node: (function, Ref).
-    """
-
-    name: str
-    op: Callable[..., Any] | None
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    leaf: tuple[str, Any] | None = None
-    key: str = ""
-    source: str = ""
-    pre: int = 1
-    hint: tuple[Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], Ref] | None = None
-    inputs: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        flat = tree_flatten((self.args, self.kwargs))[0]
-        self.inputs = tuple(leaf.index for leaf in flat if isinstance(leaf, Ref))
-        self._beyond: dict[int, tuple[int, ...]] = {}
-
-    def beyond(self, slots: int) -> tuple[int, ...]:
-        """The nodes that arguments after the first `slots` refer to."""
-        if slots not in self._beyond:
-            leaves = tree_flatten((self.args[slots:], self.kwargs))[0]
-            self._beyond[slots] = tuple(leaf.index for leaf in leaves if isinstance(leaf, Ref))
-        return self._beyond[slots]
-
-    def call(self, values: dict[int, Any]) -> Any:
-        """The operator's value, given those of the nodes it refers to."""
-        assert self.op is not None
-        args = [_fill(arg, values) for arg in self.args]
-        return self.op(*args, **{k: _fill(v, values) for k, v in self.kwargs.items()} if self.kwargs else {})
-
-    def __str__(self) -> str:
-        return f"{self.name} ({self.key or (self.leaf or ('?',))[0]})" + (f" at {self.source}" if self.source else "")
-
-
-def _fill(argument: Any, values: dict[int, Any]) -> Any:
-    """An argument with its references replaced; quicker than torch's pytree, which small networks would notice."""
-    if isinstance(argument, Ref):
-        return values[argument.index]
-    if isinstance(argument, list | tuple):
-        return [_fill(one, values) for one in argument]
-    return argument
+from flatlab.bounds.expansions import EXPANSIONS
+from flatlab.bounds.nodes import Ref
+from flatlab.bounds.tape import Emitter, Tape, aten, spoil
 
 
 class Program:
@@ -107,8 +39,6 @@ class Program:
     """
 
     def __init__(self, model: nn.Module, *inputs: Tensor) -> None:
-        from flatlab.bounds.rules import composites  # the rules need the classes above
-
         self.model, self.training = model, model.training
         if not inputs or len({x.shape[:1] for x in inputs}) > 1 or not all(x.ndim and x.shape[0] for x in inputs):
             shapes = [tuple(x.shape) for x in inputs]
@@ -118,10 +48,10 @@ class Program:
         exported, dynamic = _export(model, examples, own)
         values = examples if dynamic else own
         self.batch = None if dynamic else int(values[0].shape[0])
-        build = _Builder(model, values, composites())
-        self.output = build.run(exported)
-        self.nodes, self.inputs = build.nodes, build.inputs
-        _compare(model, values, build.values[0][self.output])
+        read = _Reader(model, values)
+        self.output = read.run(exported)
+        self.nodes, self.inputs = read.nodes, read.inputs
+        _compare(model, values, read.values[0][self.output])
         self._prune()
 
     def leaves(self, inputs: Sequence[Tensor]) -> dict[int, Any]:
@@ -188,61 +118,13 @@ class Program:
         self.inputs = [order[i] for i in self.inputs]
 
 
-class Emitter:
-    """What a composite's expansion writes new nodes with: emit.exp(x), emit.sum(x, [-1], True) ..."""
+class _Reader(Tape):
+    """Reads an exported graph, operator by operator."""
 
-    def __init__(self, builder: "_Builder", node: Any, source: str) -> None:
-        self._builder, self._name, self._source = builder, str(node.name), source
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return self._builder.add(self._name, getattr(aten, name), args, kwargs, self._source)
-
-        return call
-
-    def clean(self, x: Ref) -> Ref:
-        """The value of `x` at the centre of the set, as a constant."""
-        return self._builder.add(self._name, clean, (x,), {}, self._source)
-
-    def moves(self, x: Ref) -> bool:
-        """Whether a value depends on the inputs."""
-        one, two = (store[x.index] for store in self._builder.values[:2])
-        return isinstance(one, Tensor) and not torch.equal(one, two)
-
-    def dtype(self, x: Ref) -> torch.dtype:
-        """The type of a value's numbers."""
-        return self._builder.values[0][x.index].dtype
-
-    def apply(self, function: Callable[..., Any], *args: Any) -> Ref:
-        """A function that torch.ops.aten does not have; its rule is registered under its name."""
-        return self._builder.add(self._name, function, args, {}, self._source)
-
-    @property
-    def training(self) -> bool:
-        """Whether the module is in train mode."""
-        return self._builder.model.training
-
-    def hint(self, ref: Ref, interval: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], of: Ref) -> Ref:
-        """Note that the interval of `ref` is also bounded by interval(lower, upper) of the node `of`."""
-        self._builder.nodes[ref.index].hint = (interval, of)
-        return ref
-
-
-def clean(x: Tensor) -> Tensor:
-    """Marks a value that the bounds take as a constant."""
-    return x
-
-
-class _Builder:
-    """Runs over an exported graph with an example, and with copies in which one sample is spoilt; writes down nodes."""
-
-    def __init__(self, model: nn.Module, examples: list[Tensor], expansions: Mapping[str, Callable[..., Any]]) -> None:
-        self.model, self.examples, self.expansions = model, examples, expansions
-        self.batch = int(examples[0].shape[0])
-        self.nodes: list[Node] = []
+    def __init__(self, model: nn.Module, examples: list[Tensor]) -> None:
+        super().__init__(model, int(examples[0].shape[0]), EXPANSIONS)
+        self.examples = examples
         self.inputs: list[int] = []
-        self.spoilt = sorted({0, min(1, self.batch - 1), self.batch - 1})
-        self.values: list[dict[int, Any]] = [{} for _ in (None, *self.spoilt)]
         self.sizes: dict[Any, Ref] = {}
         self.symbols: set[str] = set()
         self.order: dict[Any, int] = {}
@@ -269,7 +151,7 @@ class _Builder:
                     env[fx] = self.leaf(fx.name, (kind, name), value.detach())
                 elif isinstance(fx.meta.get("val"), Tensor):
                     x = self.examples[position]
-                    env[fx] = self.leaf(fx.name, ("input", position), x, *(_spoil(x, i) for i in self.spoilt))
+                    env[fx] = self.leaf(fx.name, ("input", position), x, *(spoil(x, i) for i in self.spoilt))
                     self.symbols.add(str(fx.meta["val"].shape[0]))
                     self.inputs.append(env[fx].index)
                     position += 1
@@ -287,13 +169,6 @@ class _Builder:
                     raise ValueError(f"the module must return one tensor, it returns {len(outputs)}")
                 return result.index
         raise AssertionError("an exported graph has an output")
-
-    def leaf(self, name: str, leaf: tuple[str, Any], value: Any, *spoilt: Any) -> Ref:
-        self.nodes.append(Node(name, None, leaf=leaf))
-        for store, one in zip(self.values, (value, *(spoilt or [value] * len(self.spoilt))), strict=True):
-            store[len(self.nodes) - 1] = one
-        shape = tuple(value.shape) if isinstance(value, Tensor) else ()
-        return Ref(len(self.nodes) - 1, shape)
 
     def call(self, fx: Any, env: dict[Any, Any]) -> None:
         """One node of the exported graph: fold sizes, undo in-place operators, expand composites."""
@@ -340,7 +215,7 @@ class _Builder:
     def expand(self, name: str, target: Any, args: Any, kwargs: Any, fx: Any, source: str) -> Any:
         expansion = self.expansions.get(name)
         if expansion is not None:
-            found = expansion(Emitter(self, fx, source), *args, **kwargs)
+            found = expansion(Emitter(self, str(fx.name), source), *args, **kwargs)
             if found is not NotImplemented:
                 return found
         return self.add(str(fx.name), target, args, kwargs, source)
@@ -359,32 +234,6 @@ class _Builder:
                 self.sizes[expression] = self.leaf(fx.name, ("batch", None), self.batch)
             return self.sizes[expression]
         return self.add(str(fx.name), fx.target, args, kwargs, _source(fx))
-
-    def add(self, name: str, op: Any, args: Any, kwargs: Any, source: str) -> Ref:
-        """Write a node down and evaluate it on all examples."""
-        key = getattr(getattr(op, "overloadpacket", op), "__name__", str(op))
-        if op is not clean and key in self.expansions and not hasattr(op, "overloadpacket"):
-            made = self.expansions[key](_Nested(self, name, source), *args, **kwargs)
-            if made is not NotImplemented:
-                return made
-        args = [self.leaf(name, ("constant", a), a) if isinstance(a, Tensor) else a for a in args]
-        node = Node(name, op, tuple(args), dict(kwargs), key="clean" if op is clean else key, source=source)
-        index = len(self.nodes)
-        self.nodes.append(node)
-        with torch.no_grad():
-            one = node.call(self.values[0])
-            others = [one if op is clean else node.call(store) for store in self.values[1:]]
-        for store, value in zip(self.values, (one, *others), strict=True):
-            store[index] = value
-        node.pre = _pre(one, others, self.spoilt, self.batch) if isinstance(one, Tensor) else 1
-        return Ref(index, tuple(one.shape) if isinstance(one, Tensor) else ())
-
-
-class _Nested(Emitter):
-    """The emitter of a composite inside a composite."""
-
-    def __init__(self, builder: _Builder, name: str, source: str) -> None:
-        self._builder, self._name, self._source = builder, name, source
 
 
 def _export(model: nn.Module, examples: list[Tensor], inputs: list[Tensor]) -> tuple[Any, bool]:
@@ -409,37 +258,12 @@ def _export(model: nn.Module, examples: list[Tensor], inputs: list[Tensor]) -> t
 
 
 def _three(x: Tensor) -> Tensor:
-    """Three samples: what a batch of one would let torch.export take for a constant stays a batch."""
+    """Three different samples made of the example, since torch.export takes a batch of one for a constant."""
     if not x.is_floating_point():
         return x.detach()[[0] * 3] if x.shape[0] < 3 else x.detach()[:3]
     rows = x.detach()[[i % x.shape[0] for i in range(3)]]
     ramp = torch.linspace(0.9, 1.1, rows[0].numel(), dtype=x.dtype, device=x.device).reshape(rows[0].shape)
     return torch.stack([row * ramp.roll(i) + 0.01 * (i + 1) for i, row in enumerate(rows)])
-
-
-def _spoil(x: Tensor, sample: int) -> Tensor:
-    """Like `x`, with NaN for one sample; or with other ones of the codes and truth values that occur."""
-    other = x.clone()
-    if x.is_floating_point():
-        other[sample] = torch.nan
-    else:
-        other[sample] = ~x[sample] if x.dtype == torch.bool else x.max() + x.min() - x[sample]
-    return other
-
-
-def _pre(one: Tensor, others: Sequence[Tensor], samples: Sequence[int], batch: int) -> int:
-    """How many numbers lie before the samples in memory, from what changes with each of some samples; 0 if none fit."""
-    if any(other.shape != one.shape for other in others):
-        return 0
-    changed = [(one != other) & ~(one.isnan() & other.isnan()) for other in others]
-    if not any(bool(c.any()) for c in changed):
-        return 1
-    rest, odd = divmod(one.numel(), batch)
-    for pre in (p for p in range(1, 0 if odd else rest + 1) if rest % p == 0):
-        own = (c.reshape(pre, batch, rest // pre)[:, i] for c, i in zip(changed, samples, strict=True))
-        if all(int(part.sum()) == int(c.sum()) for part, c in zip(own, changed, strict=True)):
-            return pre
-    return 0
 
 
 def _compare(model: nn.Module, inputs: Sequence[Tensor], found: Tensor) -> None:

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from flatlab import bounds
-from flatlab.bounds import page
-from flatlab.bounds.composites import EXPANSIONS
+from flatlab.bounds import operator_table
+from flatlab.bounds.expansions import EXPANSIONS
 
-CODE = re.findall(r"^```python\n(.*?)^```$", page.PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+CODE = re.findall(r"^```python\n(.*?)^```$", operator_table.PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 ADDED = {"pixel_shuffle": bounds.RULES, "log_sigmoid": bounds.RULES, "hardsigmoid": EXPANSIONS}
 
 
@@ -37,19 +37,18 @@ def run(code: str) -> dict[str, Any]:
 
 
 def test_the_table_is_that_of_the_registry(tmp_path: Path) -> None:
-    copied = Path(shutil.copy(page.PAGE, tmp_path))
-    assert not page.update(copied), "run: " + str(page.__doc__).splitlines()[2]
+    copied = Path(shutil.copy(operator_table.PAGE, tmp_path))
+    assert not operator_table.update(copied), "run: " + str(operator_table.__doc__).splitlines()[2]
     copied.write_text(copied.read_text().replace("| affine |", "| linear |"))
-    assert page.update(copied)
-    assert copied.read_text() == page.PAGE.read_text()
+    assert operator_table.update(copied)
+    assert copied.read_text() == operator_table.PAGE.read_text()
     names = {name for names in bounds.supported().values() for name in names if not name.startswith("_")}
-    assert names == set(re.findall(r"\w+", " ".join(re.findall(r"\| ([^|]*) \|$", page.supported_table(), re.M)))) - {
-        "operators"
-    }
+    listed = " ".join(re.findall(r"\| ([^|]*) \|$", operator_table.supported_table(), re.M))
+    assert names == set(re.findall(r"\w+", listed)) - {"operators"}
 
 
 def test_the_page_is_one_page() -> None:
-    lines = page.PAGE.read_text().splitlines()
+    lines = operator_table.PAGE.read_text().splitlines()
     assert len(lines) <= 120
     assert all(len(code.splitlines()) <= 15 for code in CODE)
 
@@ -67,7 +66,7 @@ def test_the_use_that_it_shows(code: str) -> None:
 @pytest.mark.parametrize(("name", "code"), list(zip(ADDED, CODE[2:], strict=True)), ids=ADDED)
 def test_the_operators_that_it_adds_are_sound(name: str, code: str) -> None:
     with pytest.raises(bounds.UnsupportedOperator, match=name):
-        run(re.sub(rf'^(RULES\["{name}"\].*|@composite.*)$', "", code, flags=re.MULTILINE))
+        run(re.sub(rf'^(RULES\["{name}"\].*|@expansion.*)$', "", code, flags=re.MULTILINE))
     found = run(code)
     assert name in ADDED[name]
     net, x = found["net"], found["x"]

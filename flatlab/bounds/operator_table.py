@@ -1,6 +1,6 @@
 """The table of operators on this package's page, README.md, written from the registry.
 
-python -c "from flatlab.bounds import page; page.update()"
+python -c "from flatlab.bounds import operator_table; operator_table.update()"
 """
 
 from pathlib import Path

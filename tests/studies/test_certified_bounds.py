@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 from flatlab import bounds, data, models, train
+from flatlab.studies.certified_bounds import experiments
 
 
 def test_a_flatness_report_is_in_order() -> None:
     net = models.build("mlp", (1, 8, 8), 10, options={"widths": (16,)})
     x, y = data.load_images("digits", "test", limit=30).float()
-    found = bounds.flatness_report(net, x, y, 0.1, generator=torch.Generator().manual_seed(0))
+    found = experiments.flatness_report(net, x, y, 0.1, generator=torch.Generator().manual_seed(0))
     assert found["random gap"] <= found["attack gap"] <= found["certified loss"] - found["train loss"]
     assert found["SAM step"] <= found["attack gap"]
     assert found["excess"] <= 0
@@ -22,11 +23,11 @@ def test_a_word_report_proves_nothing_that_is_false() -> None:
     task = data.synonym_task(20, seed=0)
     net = models.build("text_mlp", (8, 8), 2, options={"vocabulary": 60})
     net.embedding.weight.data.copy_(task.vectors)
-    found = bounds.word_report(net, task, 1)
+    found = experiments.word_report(net, task, 1)
     assert found["false proofs"] == 0
     assert found["verified"] >= max(found["ibp"], found["crown-ibp"], found["crown"])
     assert found["verified"] <= found["truth"] <= found["clean"]
-    untold = bounds.word_report(net, task, 1, truth=False)
+    untold = experiments.word_report(net, task, 1, truth=False)
     assert untold["truth"] != untold["truth"], "what is not counted out is NaN"
 
 
@@ -44,18 +45,20 @@ def test_images_are_verified_alike_in_any_batches() -> None:
 
 def test_worst_points_reach_their_bounds_on_every_set() -> None:
     x, g = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(0)), torch.Generator().manual_seed(1)
-    for region in bounds.every_set(x, 0.1, generator=g).values():
-        assert bounds.attainment(region, torch.randn(9, 3, 4, 5, generator=g)) < 1e-5
+    for region in experiments.every_set(x, 0.1, generator=g).values():
+        assert experiments.attainment(region, torch.randn(9, 3, 4, 5, generator=g)) < 1e-5
     shrunk = bounds.LpBall(x, 0.1)
-    object.__setattr__(shrunk, "eps", torch.tensor(0.05))
-    assert bounds.attainment(shrunk, torch.randn(9, 3, 4, 5, generator=g)) > 0.01, "a point outside of its set shows"
+    shrunk.eps = torch.tensor(0.05)
+    assert experiments.attainment(shrunk, torch.randn(9, 3, 4, 5, generator=g)) > 0.01, (
+        "a point outside of its set shows"
+    )
 
 
 def test_a_wrong_gradient_is_noticed_and_the_weights_come_back() -> None:
     w = torch.randn(3, dtype=torch.float64, requires_grad=True)
     before, g = w.detach().clone(), torch.Generator().manual_seed(0)
-    assert bounds.gradient_error(lambda: (w**3).sum(), [w], generator=g) < 1e-7
-    assert bounds.gradient_error(lambda: (w.detach() ** 3 + w).sum(), [w], generator=g) > 1e-3
+    assert experiments.gradient_error(lambda: (w**3).sum(), [w], generator=g) < 1e-7
+    assert experiments.gradient_error(lambda: (w.detach() ** 3 + w).sum(), [w], generator=g) > 1e-3
     assert torch.equal(w, before)
 
 
@@ -90,7 +93,7 @@ def test_a_ball_report_agrees_with_what_it_is_made_of() -> None:
     net = models.build("mlp", (1, 8, 8), 10, options={"widths": (16,)}).eval()
     y[:30] = net(x[:30]).argmax(1)
     program, at = bounds.Program(net, x[:2]), (x + 0.004 * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
-    found = bounds.ball_report(program, x, y, 0.004, attacked=at)
+    found = experiments.ball_report(program, x, y, 0.004, attacked=at)
     proven = {m: bounds.verified_in_ball(program, x, y, 0.004, method=m) for m in ("ibp", "crown-ibp")}
     for method, flags in proven.items():
         assert found[f"verified {method}"] == pytest.approx(1 - flags.double().mean().item())
@@ -104,8 +107,8 @@ def test_a_ball_report_agrees_with_what_it_is_made_of() -> None:
 def test_a_proof_that_an_attack_breaks_is_counted() -> None:
     net = models.build("mlp", (1, 8, 8), 10, options={"widths": (16,)}).eval()
     x, program = torch.rand(5, 1, 8, 8), bounds.Program(net, torch.rand(2, 1, 8, 8))
-    with mock.patch("flatlab.bounds.report.verified_in_ball", return_value=torch.ones(5, dtype=torch.bool)):
-        found = bounds.ball_report(program, x, (net(x).argmax(1) + 1) % 10, 0.1, attacked=x)
+    with mock.patch("flatlab.bounds.verified_in_ball", return_value=torch.ones(5, dtype=torch.bool)):
+        found = experiments.ball_report(program, x, (net(x).argmax(1) + 1) % 10, 0.1, attacked=x)
     assert found["contradictions"] == 5
 
 
@@ -114,10 +117,9 @@ def test_a_refutation_is_the_worst_of_all_bounds() -> None:
     region = bounds.LpBall(torch.rand(4, 1, 1, 2, generator=torch.Generator().manual_seed(0)), 0.2)
     low, high = bounds.compute_bounds(net, region.center, region)
     false = net(region.center).detach()
-    options = {"steps": 5, "starts": 1}
-    worst, (smallest, largest) = bounds.refute(net, region, [(false, false), (low, high)], **options)
+    worst, (smallest, largest) = experiments.refute(net, region, [(false, false), (low, high)], steps=5, starts=1)
     assert worst == bounds.violation(false, false, smallest, largest) > 0
-    assert bounds.refute(net, region, [(low, high)], **options)[0] <= 1e-6
+    assert experiments.refute(net, region, [(low, high)], steps=5, starts=1)[0] <= 1e-6
 
 
 def test_the_cost_of_a_step_counts_rows() -> None:
@@ -125,10 +127,17 @@ def test_the_cost_of_a_step_counts_rows() -> None:
     found = {}
     for classes in (10, 100):
         net = models.build("mlp", (1, 8, 8), classes, options={"widths": (16, 16)})
-        for kind in bounds.STEP_KINDS:
-            seconds, found[kind, classes] = bounds.step_cost(kind, net, x, y, 0.01, repeats=2)
+        for kind in experiments.STEP_KINDS:
+            seconds, found[kind, classes] = experiments.step_cost(kind, net, x, y, 0.01, repeats=2)
             assert seconds > 0
     assert found["natural", 10] < found["IBP", 10] < found["fused", 10] < found["plain", 10]
     assert found["plain", 100] / found["plain", 10] > 3 * found["fused", 100] / found["fused", 10]
     with pytest.raises(ValueError, match="kind"):
-        bounds.step_cost("cheap", net, x, y, 0.01)
+        experiments.step_cost("cheap", net, x, y, 0.01)
+
+
+def test_the_gap_to_enumeration_is_rounding_and_shows_a_wrong_bound() -> None:
+    task, g = data.synonym_task(3, seed=0, length=4), torch.Generator()
+    assert experiments.enumeration_gap(task, 2, generator=g.manual_seed(0)) < 1e-5
+    with mock.patch.object(bounds.Synonyms, "lower", lambda self, a: (a * self.x).flatten(2).sum(2)):
+        assert experiments.enumeration_gap(task, 2, generator=g.manual_seed(0)) > 0.1

@@ -1,4 +1,4 @@
-"""Products with absolute values of weights, which intervals need, in memory that is used again.
+"""Intervals behind a linear layer: products with absolute values of weights, in memory that is used again.
 
 Fresh memory of the size of a large weight costs more than the arithmetic on it: the system hands it out page by page,
 and takes it back. So |W| of one layer after another lies in the same place, and is made anew for the backward pass.
@@ -26,7 +26,7 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-def passing(t: Any) -> Any:
+def temporary_abs(t: Any) -> Any:
     """|t| for immediate use; valid until the next call in this thread, if no gradient is recorded."""
     if not isinstance(t, Tensor) or torch.is_grad_enabled() or t.device.type != "cpu":
         return abs(t)
@@ -38,7 +38,7 @@ class _IntervalLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(center: Tensor, radius: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        return F.linear(center, weight, bias), F.linear(radius, passing(weight))
+        return F.linear(center, weight, bias), F.linear(radius, temporary_abs(weight))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -50,7 +50,7 @@ class _IntervalLinear(torch.autograd.Function):
         down, across = grads
         wanted = ctx.needs_input_grad
         to_center = down @ weight if wanted[0] else None
-        to_radius = across @ passing(weight) if wanted[1] else None
+        to_radius = across @ temporary_abs(weight) if wanted[1] else None
         flat = [t.reshape(-1, t.shape[-1]) for t in (down, across, center, radius)]
         to_weight = None
         if wanted[2]:
@@ -64,5 +64,10 @@ class _IntervalLinear(torch.autograd.Function):
 
 
 def interval_linear(center: Tensor, radius: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Centre and radius behind a linear layer: W c + b and |W| r, for (..., n) each and W (m, n)."""
+    """Centre and radius behind a linear layer: W c + b and |W| r, (..., m) each.
+
+    Args:
+        center, radius: of the input, (..., n) each.
+        weight, bias: W (m, n) and b (m,), or None.
+    """
     return cast(tuple[Tensor, Tensor], _IntervalLinear.apply(center, radius, weight, bias))

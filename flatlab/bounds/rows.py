@@ -1,4 +1,4 @@
-"""What is bounded: rows of linear functions of a node's value, kept unformed until they meet a layer.
+"""Rows of linear functions of a node's value, which are what is bounded; written out only where a pass needs them.
 
 Rows of a linear layer's output are rows of its weight; differences of logits are differences of its rows. Forming them
 directly spares a product with an identity matrix.
@@ -20,11 +20,11 @@ class Rows:
         raise NotImplementedError
 
     def part(self, start: int, stop: int) -> "Rows":
-        """Some of the rows."""
+        """Rows start to stop."""
         raise NotImplementedError
 
     def dense(self, batch: int, like: Tensor) -> Tensor:
-        """(S, B, N)."""
+        """All coefficients written out, (S, B, N), in the dtype and on the device of `like`."""
         raise NotImplementedError
 
     def through(self, weight: Tensor, bias: Tensor | None, batch: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,63 @@
+"""Logarithms of softmax, and attention."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flatlab.bounds.expansions.registry import expansion
+from flatlab.bounds.nodes import Ref
+from flatlab.bounds.tape import Emitter
+
+
+@expansion("log_softmax", "_log_softmax")
+def _log_softmax(emit: Emitter, x: Ref, dim: int, *rest: Any) -> Ref:
+    return emit.sub(x, emit.logsumexp(x, [dim], True))
+
+
+@expansion("logsumexp")
+def _logsumexp(emit: Emitter, x: Ref, dim: Any, keepdim: bool = False) -> Ref:
+    dims = [dim] if isinstance(dim, int) else list(dim)
+    shift = emit.amax(emit.clean(x), dims, True)
+    total = emit.log(emit.sum(emit.exp(emit.sub(x, shift)), dims, keepdim))
+    kept = shift if keepdim else emit.amax(emit.clean(x), dims, False)
+    found = emit.add(total, kept)
+    return emit.hint(found, lambda l, u: (l.logsumexp(dims, keepdim), u.logsumexp(dims, keepdim)), x)
+
+
+@expansion("scaled_dot_product_attention")
+def _attention(
+    emit: Emitter,
+    q: Ref,
+    k: Ref,
+    v: Ref,
+    mask: Any = None,
+    dropout: float = 0.0,
+    is_causal: bool = False,
+    **options: Any,
+) -> Any:
+    if options.get("enable_gqa") or dropout:
+        return NotImplemented
+    scale = options.get("scale") or 1 / math.sqrt(q.shape[-1])
+    logits = emit.mul(emit.matmul(q, emit.transpose(k, -2, -1)), scale)
+    keep: Any = None
+    if is_causal:
+        keep = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
+    elif mask is not None and emit.dtype(mask) == torch.bool:
+        keep = mask
+    elif mask is not None:  # what is left out of the softmax is finite here: no infinite number meets a zero
+        keep = emit.gt(mask, _NEVER)
+        logits = emit.add(logits, emit.clamp(mask, _NEVER, None))
+    if keep is None:
+        return emit.matmul(emit.softmax(logits, -1), v)
+    return emit.matmul(emit.apply(masked_softmax, logits, -1, keep), v)
+
+
+_NEVER = -1e6
+"""A logit this low, or lower, is masked."""
+
+
+def masked_softmax(x: Tensor, dim: int, keep: Tensor) -> Tensor:
+    """Softmax over what is kept; 0 elsewhere."""
+    return x.masked_fill(~keep, -torch.inf).softmax(dim)

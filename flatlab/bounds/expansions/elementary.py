@@ -1,0 +1,110 @@
+"""Arithmetic, slices, extremes, and what clips or drops."""
+
+from collections.abc import Callable
+from typing import Any
+
+from flatlab.bounds.expansions.registry import EXPANSIONS, expansion
+from flatlab.bounds.nodes import Ref
+from flatlab.bounds.tape import Emitter
+
+
+@expansion("div")
+def _div(emit: Emitter, x: Any, y: Any, **options: Any) -> Any:
+    """x / y with a perturbed y: the product with its reciprocal."""
+    if options or not isinstance(y, Ref) or not emit.moves(y):
+        return NotImplemented
+    return emit.mul(x, emit.reciprocal(y))
+
+
+@expansion("add")
+def _add(emit: Emitter, x: Any, y: Any, alpha: float = 1) -> Any:
+    """x + alpha y."""
+    return NotImplemented if alpha == 1 else emit.add(emit.mul(y, alpha) if isinstance(y, Ref) else y * alpha, x)
+
+
+@expansion("sub", "subtract")
+def _sub(emit: Emitter, x: Any, y: Any, alpha: float = 1) -> Any:
+    """x - y as a sum, where both are tensors."""
+    if not isinstance(y, Ref):
+        return emit.add(x, -alpha * y)
+    return emit.add(emit.mul(y, -alpha), x)
+
+
+@expansion("pow")
+def _pow(emit: Emitter, x: Any, exponent: Any) -> Any:
+    if not isinstance(x, Ref) or isinstance(exponent, Ref):
+        return NotImplemented
+    known = {2: lambda: emit.mul(x, x), 1: lambda: x, 0.5: lambda: emit.sqrt(x), -0.5: lambda: emit.rsqrt(x)}
+    return known[exponent]() if exponent in known else emit.reciprocal(x) if exponent == -1 else NotImplemented
+
+
+@expansion("addmm")
+def _addmm(emit: Emitter, bias: Any, x: Ref, y: Any, beta: float = 1, alpha: float = 1) -> Any:
+    return emit.add(emit.mm(x, y), bias) if beta == alpha == 1 else NotImplemented
+
+
+@expansion("baddbmm")
+def _baddbmm(emit: Emitter, bias: Any, x: Ref, y: Any, beta: float = 1, alpha: float = 1) -> Any:
+    return emit.add(emit.bmm(x, y), bias) if beta == alpha == 1 else NotImplemented
+
+
+@expansion("chunk")
+def _chunk(emit: Emitter, x: Ref, chunks: int, dim: int = 0) -> list[Ref]:
+    step = -(-x.shape[dim] // chunks)
+    return [emit.slice(x, dim, i, min(i + step, x.shape[dim])) for i in range(0, x.shape[dim], step)]
+
+
+@expansion("split", "split_with_sizes")
+def _split(emit: Emitter, x: Ref, sizes: Any, dim: int = 0) -> list[Ref]:
+    sizes = sizes if isinstance(sizes, list | tuple) else [sizes] * -(-x.shape[dim] // sizes)
+    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    return [emit.slice(x, dim, end - size, min(end, x.shape[dim])) for end, size in zip(ends, sizes, strict=True)]
+
+
+def _extreme(kind: str) -> Callable[..., Any]:
+    """torch.max or torch.min: of two tensors, or along a dimension."""
+
+    def expand(emit: Emitter, x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+        if isinstance(dim, Ref):
+            return emit.maximum(x, dim) if kind == "max" else emit.minimum(x, dim)
+        if not isinstance(dim, int):
+            return NotImplemented
+        values = emit.amax(x, [dim], keepdim) if kind == "max" else emit.amin(x, [dim], keepdim)
+        return [values, None]  # the indices cannot be bounded
+
+    return expand
+
+
+@expansion("amax")
+def _amax(emit: Emitter, x: Ref, dim: Any = (), keepdim: bool = False) -> Any:
+    """One dimension after the other."""
+    if isinstance(dim, int) or len(dim) < 2:
+        return NotImplemented
+    for one in sorted((d % len(x.shape) for d in dim), reverse=True):
+        x = emit.amax(x, [one], keepdim)
+    return x
+
+
+@expansion("dropout", "feature_dropout", "alpha_dropout")
+def _dropout(emit: Emitter, x: Ref, p: float, train: bool) -> Any:
+    return x if not train or p == 0 else NotImplemented
+
+
+EXPANSIONS.update(
+    {
+        "rsub": lambda emit, x, y, alpha=1: emit.add(emit.mul(x, -alpha), y),
+        "neg": lambda emit, x: emit.mul(x, -1.0),
+        "square": lambda emit, x: emit.mul(x, x),
+        "unbind": lambda emit, x, dim=0: [emit.select(x, dim, i) for i in range(x.shape[dim])],
+        "stack": lambda emit, parts, dim=0: emit.cat([emit.unsqueeze(part, dim) for part in parts], dim),
+        "maximum": lambda emit, x, y: emit.add(x, emit.relu(emit.sub(y, x))),  # x + relu(y - x)
+        "minimum": lambda emit, x, y: emit.sub(x, emit.relu(emit.sub(x, y))),
+        "max": _extreme("max"),
+        "min": _extreme("min"),
+        "amin": lambda emit, x, dim=(), keepdim=False: emit.neg(emit.amax(emit.neg(x), dim, keepdim)),
+        "relu6": lambda emit, x: emit.clamp(x, 0.0, 6.0),
+        "hardtanh": lambda emit, x, low=-1.0, high=1.0: emit.clamp(x, low, high),
+        "clamp_min": lambda emit, x, low: emit.clamp(x, low, None),
+        "clamp_max": lambda emit, x, high: emit.clamp(x, None, high),
+    }
+)
