@@ -113,7 +113,7 @@ def test_no_substitution_leaves_the_bounds(trained, task, name):
                 worst = robust_ce(bounds, y, method=method)
             assert bool((F.cross_entropy(out, y[of], reduction="none") <= worst[of] + 1e-4).all())
             widths.append(float((high - low).mean()))
-        assert widths == sorted(widths, reverse=True)
+        assert all(b <= a * (1 + 1e-6) for a, b in pairwise(widths))
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,6 +1,7 @@
 """Perturbed weights: exact cases, soundness against attacks on the weights, layouts, and certified flatness."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -157,7 +158,8 @@ def test_no_weights_of_the_balls_leave_the_bounds(name, p):
             low, high = (t.detach() for t in found)
             assert excess(model, x, region, balls, low, high) <= 1e-9, method
             widths.append(float((high - low).mean()))
-        assert widths == sorted(widths, reverse=True), "each method is tighter on average than the one before"
+        ratios = [b / a for a, b in pairwise(widths)]
+        assert max(ratios) <= 1 + 1e-9, "each method is tighter on average than the one before, or equal"
 
 
 @pytest.mark.parametrize("p", NORMS)
