@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "test_functions": {"checks"},
     "flatness": {"checks", "modes"},
     "optim": {"checks"},
-    "train": {"checks", "modes", "rng", "models", "test_functions"},
+    "train": {"checks", "files", "modes", "rng", "models", "test_functions"},
     "stats": set(),
     "claims": {"names", "files", "stats"},
     "attacks": {"checks", "modes"},

@@ -7,7 +7,6 @@ save_training(path, parts)
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from flatlab.files import replacing
 
 _FORMAT = "flatlab checkpoint 1"
 
@@ -83,16 +84,10 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
     Raises:
         TypeError: a value that is neither of these.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     skeleton = _flatten(state, "", tensors)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(Path(path)) as part:
         save_file(tensors, part, metadata={"format": _FORMAT, "skeleton": json.dumps(skeleton)})
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: str | Path, *, device: torch.device | str = "cpu") -> dict[str, Any]:
