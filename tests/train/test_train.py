@@ -270,7 +270,7 @@ def test_a_failed_write_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch) ->
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("flatlab.train.checkpoint.os.replace", full)
+    monkeypatch.setattr("flatlab.files.os.replace", full)
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint(file, {"step": 2})
     assert load_checkpoint(file) == {"step": 1}
