@@ -29,7 +29,7 @@ report: $(STAMP) ## rebuild results/PRESET/index.html from what has run
 	$(BIN)/python -m flatlab report --preset $(PRESET)
 
 notebooks: $(STAMP) ## run the notebooks with the quick preset and store their outputs in notebooks/
-	$(BIN)/python -m flatlab run --preset quick --workers 1
+	$(BIN)/python -m flatlab run --preset quick --workers 2
 	$(BIN)/python -m flatlab store --preset quick
 
 record: $(STAMP) ## keep the claims of results/PRESET in notebooks/results/ and the README
@@ -40,7 +40,7 @@ test: $(STAMP) ## lint, types, unit tests, laws, and the notebooks through nbval
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=3600 \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=3600 \
 	  --nbval-kernel-startup-timeout=600 --override-ini testpaths= notebooks
 
 test-fast: lint ## lint, types, and the unit tests of the rooms that changed

@@ -34,7 +34,14 @@ def theme() -> None:
 
 
 def image_grid(x: Tensor, titles: Sequence[str] = (), *, columns: int = 10, size: float = 0.9) -> np.ndarray:
-    """Images (N, C, H, W) in [0, 1] or uint8 in rows of `columns`, with a title each if given."""
+    """Images in rows.
+
+    Args:
+        x: (N, C, H, W) in [0, 1], or uint8.
+        titles: one for each image, or none.
+        columns: images in a row.
+        size: of an image, in inches.
+    """
     rows = -(-len(x) // columns)
     _, axes = plt.subplots(rows, columns, figsize=(size * columns, (size + 0.25 * bool(titles)) * rows), squeeze=False)
     for index, ax in enumerate(axes.flat):
@@ -78,7 +85,15 @@ def landscape_row(
 def method_dots(
     frame: pd.DataFrame, value: str, *, by: str = "method", hue: str = "kind", ax: Axes | None = None
 ) -> Axes:
-    """One row per method, sorted by its mean: a small dot per seed, a large one for the mean."""
+    """One row per method, sorted by its mean: a small dot per seed, a large one for the mean.
+
+    Args:
+        frame: one row per method and seed.
+        value: the column that is drawn.
+        by: the column of methods.
+        hue: the column that colours stand for.
+        ax: where to draw; None for a new figure.
+    """
     ax = ax or plt.subplots(figsize=(6, 0.28 * frame[by].nunique() + 0.8))[1]
     order = list(frame.groupby(by)[value].mean().sort_values().index)
     colours = _colours(frame[hue])
@@ -104,7 +119,14 @@ def method_scatter(
     log: bool = False,
     ax: Axes | None = None,
 ) -> Axes:
-    """One labelled point per method at its means, with bars of one standard deviation over the seeds."""
+    """One labelled point per method at its means, with bars of one standard deviation over the seeds.
+
+    Args:
+        frame: one row per method and seed.
+        x, y: the columns that are drawn.
+        by, hue, ax: as in `method_dots`.
+        log: a logarithmic x axis.
+    """
     ax = ax or plt.subplots(figsize=(6, 4.2))[1]
     colours = _colours(frame[hue])
     for name, part in frame.groupby(by, sort=False):
@@ -123,7 +145,15 @@ def method_scatter(
 def seed_lines(
     frame: pd.DataFrame, x: str, y: str, *, hue: str | None = None, color: str | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Mean over the seeds at each x, with a 95 % bootstrap band."""
+    """Mean over the seeds at each x, with a 95 % bootstrap band.
+
+    Args:
+        frame: one row per seed and x.
+        x, y: the columns that are drawn.
+        hue: the column that tells several lines apart, or None for one line.
+        color: of the one line.
+        ax: where to draw; None for a new figure.
+    """
     ax = ax or plt.subplots(figsize=(5, 3.2))[1]
     look = {"style": hue, "markers": True, "dashes": False} if hue else {"marker": "o", "color": color}
     sns.lineplot(frame, x=x, y=y, hue=hue, errorbar=("ci", 95), seed=0, ax=ax, **look)
@@ -139,7 +169,15 @@ def descent_paths(
     *,
     ax: Axes | None = None,
 ) -> Axes:
-    """Paths (T, S, 2) over the contours of `value` (..., 2) -> (...) on a square box; dots: ends, star: the minimum."""
+    """Paths over the contours of a function of two variables; dots: ends, star: the minimum.
+
+    Args:
+        value: the function, (..., 2) -> (...).
+        box: ends of both axes.
+        path: (T, S, 2) the points of S paths.
+        minimum: (2,) where the star is drawn.
+        ax: where to draw; None for a new figure.
+    """
     ax = ax or plt.subplots(figsize=(3.5, 3.5))[1]
     axis = torch.linspace(*box, 120, dtype=path.dtype)
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)

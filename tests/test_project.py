@@ -1,7 +1,9 @@
 """The project's own files: directions of imports, the two lists of dependencies, and how light an import is."""
 
 import ast
+import importlib
 import importlib.util
+import inspect
 import re
 import shutil
 import subprocess
@@ -285,3 +287,21 @@ def test_changed_rooms_lead_to_their_tests(tmp_path):
     (tmp_path / "one").write_text("1")
     (tmp_path / "new").write_text("")
     assert module.changed(tmp_path) == ["one", "new"]
+
+
+FACES = [*sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py")), "plots", "rng", "files"]
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_public_functions_of_three_parameters_explain_them(face: str) -> None:
+    """Public is what a room's `__init__` offers; a docstring may say whose arguments they are instead."""
+    module = importlib.import_module(f"flatlab.{face}")
+    names = getattr(module, "__all__", [name for name in vars(module) if not name.startswith("_")])
+    unexplained = []
+    for name in names:
+        thing = getattr(module, name)
+        if inspect.isfunction(thing) and thing.__module__.startswith("flatlab"):
+            few = len(inspect.signature(thing).parameters) < 3
+            if not few and not re.search(r"Args:|arguments\s+are\s+those\s+of|see `\w+`", thing.__doc__ or ""):
+                unexplained.append(name)
+    assert not unexplained

@@ -35,10 +35,16 @@ class Table(Protocol):
 def record(
     tables: Iterable[Table], preset: str, folder: Path | str, *, seconds: Mapping[str, float] | None = None
 ) -> Path:
-    """Write `folder/preset.json`, keeping what it holds about other notebooks; `seconds` by notebook name.
+    """Write `folder/preset.json`, keeping what it holds about other notebooks.
 
-    The file appears under its name only when complete. ValueError if the present file cannot be read, or if a table
-    belongs to another preset.
+    Args:
+        tables: one of each notebook.
+        preset: that all of them ran with.
+        folder: made if missing; the file appears in it only when complete.
+        seconds: what each run took, by notebook name.
+
+    Raises:
+        ValueError: the present file cannot be read, or a table belongs to another preset.
     """
     path = Path(folder) / f"{preset}.json"
     papers: dict[str, Any] = dict(read_file(path)["papers"]) if path.exists() else {}

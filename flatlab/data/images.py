@@ -114,6 +114,11 @@ def holdout(images: ImageSet, size: int | float, *, seed: int) -> tuple[ImageSet
 def noisy_labels(images: ImageSet, fraction: float, *, seed: int) -> ImageSet:
     """The images with a fraction of the labels replaced by labels drawn uniformly (some of which are right by chance).
 
+    Args:
+        images: left as they are.
+        fraction: of the labels, in [0, 1].
+        seed: of which labels are replaced, and by which.
+
     Raises:
         ValueError: unless 0 <= fraction <= 1.
     """

@@ -75,6 +75,11 @@ def verify(name: str, split: str, *, root: str | Path | None = None, size: int |
     """Read every byte of a split and return its SHA-256; DataCorrupt if it is not that of the first decoding.
 
     Loading checks names, shapes and numbers of rows only, because reading everything would undo the memory mapping.
+
+    Args:
+        name, split: of the data set, as in `load_images`.
+        root: folder of the data; None for $FLATLAB_DATA.
+        size: pixels that images were resized to when decoded; None for their own.
     """
     entry, arrays = _load(name, split, root, size)
     found = cache.checksum(arrays)

@@ -43,6 +43,11 @@ def hutchinson_trace(landscape: Landscape, *, probes: int = 100, generator: torc
     """The trace of the Hessian at the landscape's point, in all and layer by layer.
 
     The standard error is about sqrt(2 (||H||_F^2 - sum_i H_ii^2) / probes).
+
+    Args:
+        landscape: over parameters or inputs.
+        probes: random sign vectors, one Hessian-vector product each.
+        generator: of the probes.
     """
     checks.at_least("probes", probes, 1)
     hessian, rows = Hessian(landscape), []

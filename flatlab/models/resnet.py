@@ -48,7 +48,13 @@ def _pooled_head(features: int, classes: int) -> list[nn.Module]:
 
 
 def preact_resnet18(shape: Sequence[int], classes: int, *, width: int = 64) -> nn.Sequential:
-    """PreActResNet-18: four stages of two blocks, `width` to 8 `width` channels (11.2 million weights at 64)."""
+    """PreActResNet-18: four stages of two blocks (11.2 million weights at width 64).
+
+    Args:
+        shape: (C, H, W) of one input.
+        classes: number of logits.
+        width: channels of the first stage; the last has 8 times as many.
+    """
     stages = [(width, 2, 1), (2 * width, 2, 2), (4 * width, 2, 2), (8 * width, 2, 2)]
     return nn.Sequential(*_features(shape[0], width, stages), *_pooled_head(8 * width, classes))
 

@@ -75,6 +75,11 @@ def paired_differences(
 
     The m intervals are made at level 1 - (1 - level) / m (Bonferroni), so that all verdicts of the family are right
     together with probability `level`.
+
+    Args:
+        pairs: name -> (a, b), each (n,), paired by seed.
+        level: at which all m intervals hold together.
+        method, alternative, seed: as in `paired_difference`.
     """
     if not pairs:
         raise ValueError("the family is empty: name at least one pair")
@@ -115,7 +120,15 @@ def equivalence(
     """Two one-sided t-tests that the mean of a - b lies inside the margin, with the rule that belongs to them.
 
     The interval has level 1 - 2 alpha; it lies within the margin exactly when both tests reject at `alpha`, and p is
-    the larger of their two p-values. Returns the estimate and `within(*margin)`; a single margin m means (-m, m).
+    the larger of their two p-values.
+
+    Args:
+        a, b: (n,) paired as in `paired_difference`.
+        margin: (lo, hi) in the units of a and b; a single m means (-m, m).
+        alpha: level of each test.
+
+    Returns:
+        The estimate and `within(*margin)`.
     """
     lo, hi = margin if isinstance(margin, tuple) else (-abs(margin), abs(margin))
     estimate = paired_difference(a, b, level=1 - 2 * alpha)
@@ -127,7 +140,13 @@ def equivalence(
 
 
 def proportion(successes: int, n: int, *, level: float = 0.95) -> Estimate:
-    """A share of independent trials with Wilson's interval."""
+    """A share of independent trials with Wilson's interval.
+
+    Args:
+        successes: how many of the trials.
+        n: trials.
+        level: of the interval.
+    """
     if not 0 <= successes <= n or n < 1:
         raise ValueError(f"need 0 <= successes <= n and n >= 1, got {successes} of {n}")
     whole = _wilson(successes, n, level)

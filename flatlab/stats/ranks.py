@@ -27,6 +27,13 @@ def spearman(
     Points must be independent: one per method (means over seeds), never one per method and seed. p is exact up to
     n = 8 and drawn above. A bootstrap of few points is too short (perfect order gives no width at all), so that the
     interval is widened to reach 0 wherever the two-sided permutation test does not reject at `level`.
+
+    Args:
+        x, y: (n,) one number a point, n >= 3.
+        level: of the interval.
+        alternative: concerns p only; "greater" tests for a positive correlation.
+        resamples: of the bootstrap, and permutations above n = 8.
+        seed: of both.
     """
     whole = _spearman(x, y, level, alternative, resamples, seed)
     if whole.n == 3:

@@ -28,6 +28,11 @@ def seconds(function: Callable[[], object], device: torch.device, *, repeats: in
     """Time of each of several calls, after one that does not count.
 
     Processor time on a CPU, which others on the machine do not lengthen; on a GPU time by the clock until it is done.
+
+    Args:
+        function: what is timed.
+        device: on which it works.
+        repeats: calls that count.
     """
     found = []
     for _ in range(checks.at_least("repeats", repeats, 1) + 1):

@@ -19,7 +19,14 @@ class Evaluation(NamedTuple):
 
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 1024) -> float:
-    """Fraction of the inputs (N, ...) in [0, 1] that `model` classifies as `y` (N,), in eval mode."""
+    """Fraction of inputs that `model` classifies correctly, in eval mode.
+
+    Args:
+        model: maps inputs to logits (N, C).
+        x: inputs (N, ...) in [0, 1].
+        y: labels (N,).
+        batch_size: inputs at a time.
+    """
     checks.labels(y, len(checks.inputs(x)))
     with evaluating(model), torch.no_grad():
         hits = [

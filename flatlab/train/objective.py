@@ -85,10 +85,13 @@ def as_objective(given: Objective | LossFunction) -> Objective:
 
 
 def cross_entropy(model: nn.Module, x: Tensor, y: Tensor, step_fraction: float = 1.0) -> Tensor:
-    """The plain objective: mean cross-entropy."""
+    """The plain objective: mean cross-entropy, in nats; its arguments are those of `Objective`."""
     return F.cross_entropy(model(x), y)
 
 
 def next_token(model: nn.Module, x: Tensor, y: Tensor, step_fraction: float = 1.0) -> Tensor:
-    """The objective of a language model: mean cross-entropy over all positions of codes x and next codes y, (N, T)."""
+    """The objective of a language model: mean cross-entropy over all positions of codes x and next codes y, (N, T).
+
+    Its other arguments are those of `Objective`.
+    """
     return F.cross_entropy(model(x).flatten(0, -2), y.flatten())
