@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from flatlab import attacks
-from flatlab.attacks import AttackResult, AttackSpec, masking_flags, report
+from flatlab.attacks import AttackResult, AttackSpec, masking_flags, robustness
 
 EPS = 0.1
 SHORT = (
@@ -177,7 +177,7 @@ def test_flags_by_hand():
         results[:1], zero_gradients=0.02, chance=0.1, large_eps_accuracy=0.1, scale_drops={0.1: 0.031, 10.0: 0.03}
     )
     assert [flag.raised for flag in more] == [True, False, True, False]
-    assert report.reference_pgd(results[:1]) is None
+    assert robustness.reference_pgd(results[:1]) is None
 
 
 def test_mode_is_restored(digits):

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from flatlab.optim.adam_cm import AdamCM
 from flatlab.optim.registry import info, list_optimizers, make_optimizer
 from flatlab.optim.sam import SAM
-from flatlab.train import Recipe, fit
-from flatlab.train.loop import cross_entropy
+from flatlab.train import Recipe, cross_entropy, fit
 
 TORCH = ("sgd", "adam", "adamw", "radam", "nadam", "rmsprop", "adagrad")
 MEMORY = ("adam_cm", "adam_cg", "sgd_cm", "sgd_cg", "adam_c0")

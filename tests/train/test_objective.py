@@ -1,7 +1,5 @@
 """What an objective says of itself is heard; what only looks like one is refused."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -55,21 +53,19 @@ def test_an_objective_that_does_not_stack_leads_to_one_network_at_a_time(digits)
 
 def test_certified_training_of_several_seeds_needs_no_strategy(digits) -> None:
     recipe = Recipe(epochs=1, batch_size=400)
-    nets = fit_seeds(make, digits, bounds.CertifiedTraining(0.01, kind="ibp"), recipe, seeds=[0, 1])
+    nets = fit_seeds(make, digits, bounds.CertifiedTraining(bounds.Balls(0.01), kind="ibp"), recipe, seeds=[0, 1])
     for seed, net in enumerate(nets):
         alone = make(seed)
-        fit(alone, digits, bounds.CertifiedTraining(0.01, kind="ibp"), recipe, seeds=seed)
+        fit(alone, digits, bounds.CertifiedTraining(bounds.Balls(0.01), kind="ibp"), recipe, seeds=seed)
         assert all(torch.equal(a, b) for a, b in zip(net.parameters(), alone.parameters(), strict=True))
 
 
-def certified() -> Iterator[Objective]:
-    yield bounds.CertifiedTraining(0.1)
-    yield bounds.SynonymTraining(torch.zeros(3, 1, dtype=torch.int64))
-
-
-def test_certified_training_says_that_it_neither_stacks_nor_takes_half_precision() -> None:
-    for objective in certified():
-        assert (objective.stacks, objective.full_precision, objective.replays) == (False, True, 1)
+@pytest.mark.parametrize(
+    "perturbation", [bounds.Balls(0.1), bounds.ExchangedWords(torch.zeros(3, 1, dtype=torch.int64))], ids=["x", "words"]
+)
+def test_certified_training_says_that_it_neither_stacks_nor_takes_half_precision(perturbation) -> None:
+    objective = bounds.CertifiedTraining(perturbation)
+    assert (objective.stacks, objective.full_precision, objective.replays) == (False, True, 1)
 
 
 @pytest.mark.parametrize("name", defenses.available())
