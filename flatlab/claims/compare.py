@@ -62,10 +62,16 @@ def compare(old: Mapping[tuple[str, str], Claim], new: Mapping[tuple[str, str], 
         if (before.statement, before.rule) != (after.statement, after.rule):
             words = (f"{claim.statement} ({claim.rule})" for claim in (before, after))
             found.append(Difference(*key, "statement or rule", *words))
-        if before.verdict != after.verdict or before.estimate != after.estimate:
+        if before.verdict != after.verdict or _numbers(before) != _numbers(after):
             what = "numbers" if before.verdict == after.verdict else "verdict"
             found.append(Difference(*key, what, _words(before), _words(after)))
     return found
+
+
+def _numbers(claim: Claim) -> tuple[float | None, ...]:
+    """What a reader sees of an estimate; nothing of none."""
+    e = claim.estimate
+    return () if e is None else (e.value, e.low, e.high, e.n, e.p)
 
 
 def _words(claim: Claim | None) -> str:
