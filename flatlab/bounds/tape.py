@@ -97,6 +97,8 @@ class Tape:
             made = self.expansions[key](Emitter(self, name, source), *args, **kwargs)
             if made is not NotImplemented:
                 return made
+        if key in ("view", "_unsafe_view"):  # what our operators give may lie in memory in another order
+            op = aten.reshape.default
         args = [self.leaf(name, ("constant", a), a) if isinstance(a, Tensor) else a for a in args]
         node = Node(name, op, tuple(args), dict(kwargs), key="clean" if op is clean else key, source=source)
         index = len(self.nodes)

@@ -1,7 +1,7 @@
 """Layers that torch does not have, and parts that several networks share."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -54,12 +54,16 @@ class CentreNorm(nn.Module):
         return (x - x.mean(-1, keepdim=True)) * self.weight + self.bias
 
 
-@contextmanager
-def without_cudnn(needed: bool) -> Iterator[None]:
+def without_cudnn(needed: bool) -> AbstractContextManager[None]:
     """Without cuDNN if needed: its LSTM has no gradient in eval mode and no second one, torch's kernels have both."""
+    return _cudnn_off() if needed else nullcontext()  # which torch.export of 2.6 can follow
+
+
+@contextmanager
+def _cudnn_off() -> Iterator[None]:
     cudnn = torch.backends.cudnn
     before = cudnn.enabled
-    cudnn.enabled = before and not needed
+    cudnn.enabled = False
     try:
         yield
     finally:
