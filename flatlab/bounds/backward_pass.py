@@ -1,7 +1,7 @@
 """Backward passes: from rows of linear functions of a node to linear functions of the inputs that lie below them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -83,36 +83,13 @@ class BackwardPass:
             function: return the affine functions.
         """
         step = self._rows_at_once(start, found, mirror)
-        if len(rows) <= step:
-            return self._once(start, rows, found, mirror, stop, slopes, spread, function)
-        parts = []
-        for i in range(0, len(rows), step):
-            some = None if slopes is None else slopes.part(i, i + step)
-            parts.append(self._once(start, rows.part(i, i + step), found, mirror, stop, some, spread, function))
-        join = _halves if mirror else torch.cat
-        functions = [part.function for part in parts if part.function is not None]
-        return RowBounds(
-            join([part.low for part in parts]),
-            torch.cat([part.spread for part in parts if part.spread is not None]) if spread else None,
-            LinearFunction(
-                {i: join([one.a[i] for one in functions]) for i in functions[0].a},
-                join([one.bias for one in functions]),
-            )
-            if functions
-            else None,
-        )
-
-    def _once(
-        self,
-        start: int,
-        rows: Rows,
-        found: Mapping[int, Interval],
-        mirror: bool,
-        stop: bool,
-        slopes: Slopes | None,
-        spread: bool,
-        function: bool,
-    ) -> RowBounds:
+        if len(rows) > step:
+            options: dict[str, bool] = {"mirror": mirror, "stop": stop, "spread": spread, "function": function}
+            parts = []
+            for i in range(0, len(rows), step):
+                some = None if slopes is None else slopes.part(i, i + step)
+                parts.append(self.run(start, rows.part(i, i + step), found, slopes=some, **options))
+            return _joined(parts, _halves if mirror else torch.cat)
         problem = self.problem
         pending, total = self._begin(start, rows, mirror, found)
         wide = torch.zeros_like(total)
@@ -175,6 +152,16 @@ class BackwardPass:
             )
         most = max(1, (self.memory_limit or CHUNK.get(problem.inputs[0].device.type, 1 << 28)) // row)
         return most if self.chunk is None else min(most, self.chunk)
+
+
+def _joined(parts: Sequence[RowBounds], join: Callable[[list[Tensor]], Tensor]) -> RowBounds:
+    """The bounds of all rows, from those of chunks of them."""
+    spreads = [part.spread for part in parts if part.spread is not None]
+    some = [part.function for part in parts if part.function is not None]
+    function = None
+    if some:
+        function = LinearFunction({i: join([f.a[i] for f in some]) for i in some[0].a}, join([f.bias for f in some]))
+    return RowBounds(join([part.low for part in parts]), torch.cat(spreads) if spreads else None, function)
 
 
 def _halves(parts: Sequence[Tensor]) -> Tensor:

@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from flatlab.bounds.errors import UnsupportedOperator
 from flatlab.bounds.expansions import EXPANSIONS
-from flatlab.bounds.nodes import Ref
-from flatlab.bounds.tape import Emitter, Tape, aten, spoil
+from flatlab.bounds.nodes import Ref, reach
+from flatlab.bounds.tape import Tape, aten, spoil
 
 
 class Program:
@@ -82,14 +82,8 @@ class Program:
 
     def evaluate(self, wanted: Iterable[int], values: dict[int, Any]) -> dict[int, Any]:
         """The values of the wanted nodes and of all they need, added to `values`."""
-        needed, todo = set(), [index for index in wanted if index not in values]
-        while todo:
-            index = todo.pop()
-            if index in needed or index in values:
-                continue
-            needed.add(index)
-            todo += self.nodes[index].inputs
-        for index in sorted(needed):
+        missing = lambda some: [i for i in some if i not in values]  # noqa: E731
+        for index in sorted(reach(missing(wanted), lambda i: missing(self.nodes[i].inputs))):
             values[index] = self.nodes[index].call(values)
         return values
 
@@ -99,16 +93,10 @@ class Program:
 
     def _prune(self) -> None:
         """Drop what the output does not need, and number the rest anew."""
-        needed, todo = set(self.inputs), [self.output]
-        while todo:
-            index = todo.pop()
-            if index not in needed or index in self.inputs:
-                needed.add(index)
-                node = self.nodes[index]
-                todo += [i for i in (*node.inputs, *([node.hint[1].index] if node.hint else [])) if i not in needed]
-        order = {old: new for new, old in enumerate(sorted(needed))}
+        needed = sorted(reach([self.output, *self.inputs], lambda i: self.nodes[i].uses))
+        order = {old: new for new, old in enumerate(needed)}
         move = lambda leaf: Ref(order[leaf.index]) if isinstance(leaf, Ref) else leaf  # noqa: E731
-        kept = [self.nodes[old] for old in sorted(needed)]
+        kept = [self.nodes[old] for old in needed]
         for node in kept:
             node.args, node.kwargs = tree_map(move, (node.args, node.kwargs))
             node.inputs = tuple(order[i] for i in node.inputs)
@@ -133,9 +121,7 @@ class _Reader(Tape):
         signature = exported.graph_signature
         self.order = {fx: i for i, fx in enumerate(exported.graph.nodes)}
         live = {name for name, _ in self.model.named_buffers(remove_duplicate=False)}
-        known: dict[str, tuple[str, Any]] = {
-            name: ("parameter", t) for name, t in signature.inputs_to_parameters.items()
-        }
+        known = {name: ("parameter", target) for name, target in signature.inputs_to_parameters.items()}
         known |= {name: ("buffer", target) for name, target in signature.inputs_to_buffers.items()}
         constants = getattr(signature, "inputs_to_lifted_tensor_constants", {})
         env: dict[Any, Any] = {}
@@ -179,13 +165,12 @@ class _Reader(Tape):
             env[fx] = self.add(fx.name, fx.target, args, kwargs, source) if isinstance(whole, Ref) else whole[args[1]]
             return
         packet = getattr(fx.target, "overloadpacket", None)
-        name = packet.__name__ if packet is not None else getattr(fx.target, "__name__", str(fx.target))
-        if packet is None or name == "sym_size":
+        if packet is None or packet.__name__ == "sym_size":
             env[fx] = self.size(fx, args, kwargs)
             return
-        if name.startswith("_assert") or name in ("sym_constrain_range_for_size", "_assert_scalar"):
+        name, target = packet.__name__, fx.target
+        if name.startswith("_assert") or name == "sym_constrain_range_for_size":
             return
-        target: Any = fx.target
         if name.endswith("_") and not name.endswith("__"):
             name, target = name[:-1], getattr(aten, name[:-1], fx.target)
             if isinstance(args[0], Ref) and self.seen(fx, args[0], env):
@@ -193,8 +178,7 @@ class _Reader(Tape):
                     f"{fx.name} ({name}_) at {source} writes into memory that is read later under another name: use "
                     f"{name}() instead"
                 )
-        made = self.expand(name, target, args, kwargs, fx, source)
-        env[fx] = made
+        made = env[fx] = self.add(fx.name, target, args, kwargs, source)
         if str(fx.target).split(".")[1].endswith("_") and isinstance(fx.args[0], torch.fx.Node):
             for other, ref in list(env.items()):  # whoever reads the tensor from now on reads the new value
                 if ref == args[0] and other is not fx:
@@ -212,14 +196,6 @@ class _Reader(Tape):
                     return True
         return False
 
-    def expand(self, name: str, target: Any, args: Any, kwargs: Any, fx: Any, source: str) -> Any:
-        expansion = self.expansions.get(name)
-        if expansion is not None:
-            found = expansion(Emitter(self, str(fx.name), source), *args, **kwargs)
-            if found is not NotImplemented:
-                return found
-        return self.add(str(fx.name), target, args, kwargs, source)
-
     def size(self, fx: Any, args: Any, kwargs: Any) -> Any:
         """A number made of sizes: constant, or computed from the batch size."""
         meta = fx.meta.get("val")
@@ -233,7 +209,7 @@ class _Reader(Tape):
             if expression not in self.sizes:
                 self.sizes[expression] = self.leaf(fx.name, ("batch", None), self.batch)
             return self.sizes[expression]
-        return self.add(str(fx.name), fx.target, args, kwargs, _source(fx))
+        return self.add(fx.name, fx.target, args, kwargs, _source(fx))
 
 
 def _export(model: nn.Module, examples: list[Tensor], inputs: list[Tensor]) -> tuple[Any, bool]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from flatlab.bounds.backward_pass import BackwardPass
 from flatlab.bounds.forward_pass import ForwardPass
 from flatlab.bounds.interval import Interval
-from flatlab.bounds.nodes import node_shaped, samples_first
+from flatlab.bounds.nodes import node_shaped, reach, samples_first
 from flatlab.bounds.problem import Problem
 from flatlab.bounds.rows import Identity
 from flatlab.bounds.slopes import Slopes
@@ -39,14 +39,9 @@ class IntervalPass:
         """Those of the output and of what only affine operators separate from it; the others are freed once used."""
         if ("ibp", False) in self._kept:
             return self._kept["ibp", False]
-        kept, left = {self.problem.output}, [self.problem.output]
-        while left:
-            index = left.pop()
-            if index in self.problem.sites and not self.problem.relaxes(index):
-                kept.update(self.problem.sites[index].hot)
-                left += self.problem.sites[index].hot
-        found: dict[int, Interval] = {}
-        self.grow("ibp", found, kept=kept)
+        sites, found = self.problem.sites, dict[int, Interval]()
+        behind = lambda i: sites[i].hot if i in sites and not self.problem.relaxes(i) else ()  # noqa: E731
+        self.grow("ibp", found, kept=reach([self.problem.output], behind))
         return found
 
     def grow(

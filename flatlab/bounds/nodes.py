@@ -1,6 +1,6 @@
 """Operators of a captured module, and where they are used: what capturing, rules and passes all speak about."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +49,11 @@ class Node:
         flat = tree_flatten((self.args, self.kwargs))[0]
         self.inputs = tuple(leaf.index for leaf in flat if isinstance(leaf, Ref))
         self._beyond: dict[int, tuple[int, ...]] = {}
+
+    @property
+    def uses(self) -> tuple[int, ...]:
+        """The nodes that the value or its hint refer to."""
+        return self.inputs if self.hint is None else (*self.inputs, self.hint[1].index)
 
     def beyond(self, slots: int) -> tuple[int, ...]:
         """The nodes that arguments after the first `slots` refer to."""
@@ -134,6 +139,17 @@ class Site:
         if self.node.pre == 1 and a.ndim > 2 and a.shape[1] == self.batch:
             return a.sum(tuple(range(2, a.ndim)))
         return samples_first(a, self.node.pre, self.batch).sum(2)
+
+
+def reach(starts: Iterable[int], before: Callable[[int], Iterable[int]]) -> set[int]:
+    """The nodes that are found from `starts` by going to those `before` each, again and again."""
+    found, todo = set[int](), list(starts)
+    while todo:
+        index = todo.pop()
+        if index not in found:
+            found.add(index)
+            todo += before(index)
+    return found
 
 
 def samples_first(a: Tensor, pre: int, batch: int) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from flatlab import checks
 from flatlab.bounds.capture import Program
 from flatlab.bounds.errors import UnsupportedOperator
-from flatlab.bounds.nodes import Ref, Site
+from flatlab.bounds.nodes import Ref, Site, reach
 from flatlab.bounds.relax import SLOPES
 from flatlab.bounds.rule import Rule
 from flatlab.bounds.rules import RULES
@@ -108,15 +108,7 @@ class Problem:
 
     def behind(self, start: int) -> list[int]:
         """The perturbed operators that a node's value depends on, itself included."""
-        found: set[int] = set()
-        todo = [start]
-        while todo:
-            index = todo.pop()
-            if index in found or index not in self.sites:
-                continue
-            found.add(index)
-            todo += self.sites[index].hot
-        return sorted(found)
+        return sorted(reach([start], lambda index: (i for i in self.sites[index].hot if i in self.sites)))
 
     # --- set-up ---------------------------------------------------------------------------------------------------
 

@@ -57,6 +57,16 @@ class _Square(Pointwise):
         return self.relax(site, x)
 
 
+def _valley(f: relax.Function) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """The interval of a function that falls to 0 at 0 and then rises."""
+
+    def interval(l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = f(l), f(u)
+        return torch.where((l < 0) & (u > 0), 0.0, torch.minimum(a, b)), torch.maximum(a, b)
+
+    return interval
+
+
 _square = _Square(
     relax.convex(lambda z: z * z, lambda z: 2 * z),
     interval=lambda l, u: (
@@ -79,12 +89,9 @@ def _sigmoid_slope(z: Tensor) -> Tensor:
     return p * (1 - p)
 
 
-def _normal(z: Tensor) -> Tensor:
-    return (-z * z / 2).exp() / math.sqrt(2 * math.pi)
-
-
 def _gelu_slope(z: Tensor) -> Tensor:
-    return (1 + torch.erf(z / math.sqrt(2))) / 2 + z * _normal(z)
+    normal = (-z * z / 2).exp() / math.sqrt(2 * math.pi)
+    return (1 + torch.erf(z / math.sqrt(2))) / 2 + z * normal
 
 
 def _silu_slope(z: Tensor) -> Tensor:
@@ -96,14 +103,16 @@ def _at(*points: float) -> Callable[[Tensor], list[Tensor]]:
     return lambda l: [torch.full_like(l, p) for p in points]
 
 
-def _waves(offset: float) -> Callable[[Tensor], list[Tensor]]:
-    """Inflection points of the sine and cosine in the two periods from l on."""
-    return lambda l: [torch.floor((l - offset) / math.pi) * math.pi + offset + math.pi * j for j in range(4)]
+_SILU_BENDS, _GELU_BENDS = _at(-2.399357, 2.399357), _at(-math.sqrt(2), math.sqrt(2))
+"""Their inflection points."""
 
 
 def _wavy(f: Any, df: Any, offset: float) -> Pointwise:
     """A sine; over a whole period or more the lines are those of -1 and 1."""
-    bends = _waves(offset)
+
+    def bends(l: Tensor) -> list[Tensor]:  # those in the two periods from l on
+        return [torch.floor((l - offset) / math.pi) * math.pi + offset + math.pi * j for j in range(4)]
+
     inner = relax.curved(f, df, bends)
 
     def cut(l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,10 +133,6 @@ def _wavy(f: Any, df: Any, offset: float) -> Pointwise:
     return Pointwise(lines, interval=interval, free=False)
 
 
-def _gelu(l: Tensor, u: Tensor, alpha: Tensor | None, approximate: str = "none") -> relax.Lines:
-    return relax.curved(F.gelu, _gelu_slope, _at(-math.sqrt(2), math.sqrt(2)))(l, u, alpha)
-
-
 def _softplus(l: Tensor, u: Tensor, alpha: Tensor | None, beta: float = 1.0, threshold: float = 20.0) -> relax.Lines:
     f = lambda z: F.softplus(z, beta, threshold)  # noqa: E731
     return relax.convex(f, lambda z: torch.sigmoid(beta * z))(l, u, alpha)
@@ -137,22 +142,18 @@ def _elu(l: Tensor, u: Tensor, alpha: Tensor | None, a: float = 1.0) -> relax.Li
     return relax.convex(lambda z: F.elu(z, a), lambda z: torch.where(z > 0, 1.0, a * z.exp()))(l, u, alpha)
 
 
-def _power(l: Tensor, u: Tensor, alpha: Tensor | None, exponent: float) -> relax.Lines:
-    return _power_lines(exponent)(l, u, alpha)
-
-
-def _power_lines(n: float) -> Callable[..., relax.Lines]:
+def _power(l: Tensor, u: Tensor, alpha: Tensor | None, n: float) -> relax.Lines:
     f, df = (lambda z: z.pow(n)), (lambda z: n * z.pow(n - 1))
     if n == int(n) and n > 0 and int(n) % 2:
-        return relax.curved(f, df, _at(0.0))
-    return relax.concave(f, df) if 0 < n < 1 else relax.convex(f, df)
+        return relax.curved(f, df, _at(0.0))(l, u, alpha)
+    return (relax.concave(f, df) if 0 < n < 1 else relax.convex(f, df))(l, u, alpha)
 
 
 def _power_interval(l: Tensor, u: Tensor, n: float) -> tuple[Tensor, Tensor]:
-    whole = n == int(n) and n > 0
+    if n == int(n) and n > 0 and int(n) % 2 == 0:
+        return _valley(lambda z: z.pow(n))(l, u)
     a, b = l.pow(n), u.pow(n)
-    low, high = torch.minimum(a, b), torch.maximum(a, b)
-    return (torch.where((l < 0) & (u > 0), 0.0, low) if whole and int(n) % 2 == 0 else low), high
+    return torch.minimum(a, b), torch.maximum(a, b)
 
 
 def _slope_start(l: Tensor, u: Tensor, lines: relax.Lines, *rest: Any) -> Tensor:
@@ -182,26 +183,15 @@ RULES.update(
     {
         "relu": Pointwise(relax.relu, F.relu, increasing=True, start=_slope_start, by_sign=True),
         "leaky_relu": Pointwise(
-            lambda l, u, alpha, a=0.01: relax.leaky_relu(l, u, alpha, a),
-            F.leaky_relu,
-            increasing=True,
-            start=_leaky_start,
-            by_sign=True,
+            lambda l, u, alpha, a=0.01: relax.leaky_relu(l, u, alpha, a), F.leaky_relu, increasing=True,
+            start=_leaky_start, by_sign=True,
             refuse=lambda a=0.01: "" if a >= 0 else f"it is not monotone with slope {a:g}; take a slope >= 0",
         ),
         "clamp": Pointwise(
-            lambda l, u, alpha, low=None, high=None: relax.clamp(l, u, alpha, low, high),
-            torch.clamp,
-            increasing=True,
+            lambda l, u, alpha, low=None, high=None: relax.clamp(l, u, alpha, low, high), torch.clamp, increasing=True,
             free=False,
         ),
-        "abs": Pointwise(
-            relax.absolute,
-            interval=lambda l, u: (
-                torch.where((l < 0) & (u > 0), 0.0, torch.minimum(l.abs(), u.abs())), torch.maximum(l.abs(), u.abs())
-            ),
-            start=_abs_start,
-        ),
+        "abs": Pointwise(relax.absolute, interval=_valley(torch.abs), start=_abs_start),
         "exp": Pointwise(
             relax.convex(torch.exp, torch.exp, lambda l, u: torch.minimum(u, l + 1.98)), torch.exp, increasing=True
         ),
@@ -234,16 +224,13 @@ RULES.update(
             refuse=lambda a=1.0: "" if 0 < a <= 1 else f"it is convex for alpha in (0, 1] only, got {a:g}",
         ),
         "silu": Pointwise(
-            relax.curved(F.silu, _silu_slope, _at(-2.399357, 2.399357)),
-            F.silu,
-            interval=lambda l, u: relax.extent(F.silu, _silu_slope, _at(-2.399357, 2.399357)(l), l, u),
-            free=False,
+            relax.curved(F.silu, _silu_slope, _SILU_BENDS), F.silu, free=False,
+            interval=lambda l, u: relax.extent(F.silu, _silu_slope, _SILU_BENDS(l), l, u),
         ),
         "gelu": Pointwise(
-            _gelu,
-            F.gelu,
-            interval=lambda l, u, *_: relax.extent(F.gelu, _gelu_slope, _at(-math.sqrt(2), math.sqrt(2))(l), l, u),
-            free=False,
+            lambda l, u, alpha, approximate="none": relax.curved(F.gelu, _gelu_slope, _GELU_BENDS)(l, u, alpha),
+            F.gelu, free=False,
+            interval=lambda l, u, *_: relax.extent(F.gelu, _gelu_slope, _GELU_BENDS(l), l, u),
             refuse=lambda approximate="none": "" if approximate == "none" else "use approximate='none'",
         ),
         "sin": _wavy(torch.sin, torch.cos, 0.0),

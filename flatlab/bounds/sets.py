@@ -28,6 +28,8 @@ class Box:
     exact_behind_affine = True
     """Whether the interval of an affine layer right behind the set is the smallest that there is."""
 
+    _center: Tensor | None = None  # where it is not the middle of the box
+
     def __init__(self, low: Tensor, high: Tensor) -> None:
         if low.shape != high.shape:
             raise ValueError(f"low has shape {tuple(low.shape)}, high {tuple(high.shape)}: give equal shapes")
@@ -43,8 +45,8 @@ class Box:
 
     @property
     def center(self) -> Tensor:
-        """The middle of the set, (B, ...)."""
-        return (self.low + self.high) / 2
+        """The middle of a box; of other sets the clean input that they are around, (B, ...)."""
+        return (self.low + self.high) / 2 if self._center is None else self._center
 
     def interval(self) -> Interval:
         """The smallest box around the set."""
@@ -95,12 +97,8 @@ class LpBall(Box):
             low, high = low.clamp(min=clip[0]), high.clamp(max=clip[1])
         super().__init__(low, high)
         self.x, self.eps, self.p, self.clip = x, radius, p, clip
+        self._center = None if p == math.inf else x
         self.exact_behind_affine = p == math.inf or clip is None
-
-    @property
-    def center(self) -> Tensor:
-        """The centre: x0, or for p = inf the middle of the clipped box."""
-        return super().center if self.p == math.inf else self.x
 
     def interval(self) -> Interval:
         """The box around the ball, which keeps its shape for the first affine layer."""
@@ -109,7 +107,6 @@ class LpBall(Box):
         return Interval(self.low, self.high, ball=Ball(self.x, self.eps.expand_as(self.x[:1]), self.p))
 
     def lower(self, a: Tensor) -> Tensor:
-        """min over the set of <a[s, b], x[b]>: (S, B, ...) -> (S, B)."""
         if self.p == math.inf:
             return super().lower(a)
         flat, x = a.flatten(2), self.x.flatten(1)
@@ -163,15 +160,9 @@ class L0Ball(Box):
         if share < 1:
             low, high = (x + share * (end - x) for end in (low, high))
         super().__init__(low, high)
-        self.x, self.k = x, k
-
-    @property
-    def center(self) -> Tensor:
-        """The unchanged input."""
-        return self.x
+        self.x, self._center, self.k = x, x, k
 
     def lower(self, a: Tensor) -> Tensor:
-        """min over the set of <a[s, b], x[b]>: (S, B, ...) -> (S, B)."""
         flat, x = a.flatten(2), self.x.flatten(1)
         gain = torch.where(flat > 0, flat * (x - self.low.flatten(1)), -flat * (self.high.flatten(1) - x))
         return _dot(a, self.x) - gain.topk(min(self.k, gain.shape[2]), dim=2).values.sum(2)
@@ -194,11 +185,8 @@ class Synonyms(Box):
         _floating("candidates", candidates)
         if mask.dtype != torch.bool:
             raise TypeError(f"mask must be bool, True where a candidate exists, got {mask.dtype}")
-        if (
-            candidates.shape[:2] != x.shape[:2]
-            or candidates.shape[3:] != x.shape[2:]
-            or mask.shape != candidates.shape[:3]
-        ):
+        lead, vectors = candidates.shape[:3], candidates.shape[3:]
+        if lead[:2] != x.shape[:2] or vectors != x.shape[2:] or mask.shape != lead:
             raise ValueError(
                 f"x (B, T, D), candidates (B, T, K, D) and mask (B, T, K) do not fit: got {tuple(x.shape)}, "
                 f"{tuple(candidates.shape)} and {tuple(mask.shape)}"
@@ -207,18 +195,10 @@ class Synonyms(Box):
         choices = torch.where(mask[..., None], candidates, x[:, :, None])
         everything = torch.cat([x[:, :, None], choices], dim=2) if budget else x[:, :, None]
         super().__init__(everything.amin(2), everything.amax(2))
-        self.x, self.choices, self.budget = x, choices, budget
-
-    @property
-    def center(self) -> Tensor:
-        """The clean vectors."""
-        return self.x
+        self.x, self._center, self.choices, self.budget = x, x, choices, budget
 
     def lower(self, a: Tensor) -> Tensor:
-        """min over the set of <a[s, b], x[b]>: (S, B, T, D) -> (S, B).
-
-        The positions contribute independently, so the best `budget` of them are those of the largest gains.
-        """
+        # positions contribute independently, so the best `budget` of them are those of the largest gains
         change = torch.einsum("sbtd,btkd->sbtk", a, self.choices - self.x[:, :, None])
         gain = (-change).max(3).values.clamp(min=0)  # one of the best, where amax's gradient would mix them
         return _dot(a, self.x) - gain.topk(min(self.budget, gain.shape[2]), dim=2).values.sum(2)

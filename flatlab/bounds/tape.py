@@ -90,10 +90,10 @@ class Tape:
         shape = tuple(value.shape) if isinstance(value, Tensor) else ()
         return Ref(len(self.nodes) - 1, shape)
 
-    def add(self, name: str, op: Any, args: Any, kwargs: Any, source: str) -> Ref:
-        """Write a node down and evaluate it on all examples."""
+    def add(self, name: str, op: Any, args: Any, kwargs: Any, source: str) -> Any:
+        """Write a node down and evaluate it on all examples; or what it is expanded to, which may be several."""
         key = getattr(getattr(op, "overloadpacket", op), "__name__", str(op))
-        if op is not clean and key in self.expansions and not hasattr(op, "overloadpacket"):
+        if op is not clean and key in self.expansions:
             made = self.expansions[key](Emitter(self, name, source), *args, **kwargs)
             if made is not NotImplemented:
                 return made

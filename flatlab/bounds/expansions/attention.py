@@ -28,14 +28,7 @@ def _logsumexp(emit: Emitter, x: Ref, dim: Any, keepdim: bool = False) -> Ref:
 
 @expansion("scaled_dot_product_attention")
 def _attention(
-    emit: Emitter,
-    q: Ref,
-    k: Ref,
-    v: Ref,
-    mask: Any = None,
-    dropout: float = 0.0,
-    is_causal: bool = False,
-    **options: Any,
+    emit: Emitter, q: Ref, k: Ref, v: Ref, mask: Any = None, dropout: float = 0, is_causal: bool = False, **options: Any
 ) -> Any:
     if options.get("enable_gqa") or dropout:
         return NotImplemented

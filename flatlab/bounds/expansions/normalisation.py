@@ -50,16 +50,7 @@ def _group_norm(
 
 @expansion("batch_norm")
 def _batch_norm(
-    emit: Emitter,
-    x: Ref,
-    weight: Any,
-    bias: Any,
-    mean: Any,
-    var: Any,
-    training: bool,
-    momentum: float,
-    eps: float,
-    *r: Any,
+    emit: Emitter, x: Ref, weight: Any, bias: Any, mean: Any, var: Any, training: bool, _: float, eps: float, *r: Any
 ) -> Any:
     """A scale and a shift for each channel; in train mode with the statistics of the clean batch."""
     if training and not emit.training:

@@ -1,6 +1,6 @@
 """Recurrent layers and their cells, step by step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from flatlab.bounds.expansions.registry import expansion
@@ -10,42 +10,14 @@ from flatlab.bounds.tape import Emitter
 
 @expansion("lstm")
 def _lstm(
-    emit: Emitter,
-    x: Ref,
-    state: Sequence[Any],
-    weights: Sequence[Any],
-    bias: bool,
-    layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-) -> Any:
+    emit: Emitter, x: Ref, state: Any, weights: Any, bias: bool, layers: int, dropout: float, train: bool,
+    bidirectional: bool, batch_first: bool,
+) -> Any:  # fmt: skip
     plain = isinstance(state, list | tuple) and isinstance(weights, list | tuple)  # else the sequences are packed
     count = layers * (2 if bidirectional else 1) * (4 if bias else 2)  # more weights are of projections
     if not plain or len(weights) != count or (train and dropout and layers > 1):
         return NotImplemented
 
-    def cell(gates: Ref, h: Any, c: Any) -> tuple[Ref, Ref]:
-        i, f, g, o = emit.chunk(gates, 4, 1)
-        c = emit.add(emit.mul(emit.sigmoid(f), c), emit.mul(emit.sigmoid(i), emit.tanh(g)))
-        return emit.mul(emit.sigmoid(o), emit.tanh(c)), c
-
-    return _recurrent(emit, x, state, weights, bias, layers, bidirectional, batch_first, cell)
-
-
-def _recurrent(
-    emit: Emitter,
-    x: Ref,
-    state: Sequence[Any],
-    weights: Sequence[Any],
-    bias: bool,
-    layers: int,
-    bidirectional: bool,
-    batch_first: bool,
-    cell: Callable[..., tuple[Ref, Ref]],
-) -> Any:
-    """A recurrent layer, step by step."""
     time, each, ways = (1 if batch_first else 0), (4 if bias else 2), (2 if bidirectional else 1)
     steps = [emit.select(x, time, t) for t in range(x.shape[time])]
     last: list[list[Ref]] = [[], []]
@@ -57,7 +29,7 @@ def _recurrent(
             h, c = (emit.select(s, 0, row) for s in state)
             run = []
             for z in steps[:: -1 if way else 1]:
-                h, c = cell(emit.add(emit.linear(z, w[0], w[2]), emit.linear(h, w[1], w[3])), h, c)
+                h, c = _lstm_cell(emit, z, (h, c), *w[:4])
                 run.append(h)
             outputs.append(run[:: -1 if way else 1])
             last[0].append(h)
