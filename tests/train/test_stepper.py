@@ -182,15 +182,15 @@ class TestStackedNetworks:
     @pytest.mark.parametrize("optimizer", [partial(torch.optim.SGD, momentum=0.9), torch.optim.Adam, AdamCM, SAM])
     def test_one_that_diverges_is_frozen_and_leaves_the_others_alone(self, optimizer, mean, device):
         start = torch.randn(3, 4, generator=generator(1)).to(device)
+        healthy, _, expected = self.train(optimizer, start, mean=mean)  # as many networks: products round alike
         start[1, 2] = 1e30  # its square overflows
         found, player, losses = self.train(optimizer, start, mean=mean)
-        alone, _, expected = self.train(optimizer, start[[0, 2]], mean=mean)
         assert player.diverged == {1: 1}
         assert found[1].isnan().all()
-        assert torch.equal(found[[0, 2]], alone)
+        assert torch.equal(found[[0, 2]], healthy[[0, 2]])
         assert not torch.equal(found[0], start[0])
         if not mean:
-            assert torch.equal(torch.stack(losses)[:, [0, 2]], torch.stack(expected))
+            assert torch.equal(torch.stack(losses)[:, [0, 2]], torch.stack(expected)[:, [0, 2]])
 
     def test_each_is_recorded_with_its_own_step(self):
         w, weights = nn.Parameter(torch.ones(3, 2)), torch.ones(3)
