@@ -153,16 +153,17 @@ def spoiled(seed: int) -> nn.Module:
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, AdamCM, SAM])
 @pytest.mark.parametrize("objective", [cross_entropy, Noisy(), defenses.make("pgd_at", eps=0.1, steps=2)])
-def test_a_network_that_diverges_is_frozen_and_the_others_train_as_without_it(digits, optimizer, objective) -> None:
+def test_a_network_that_diverges_is_frozen_and_the_others_train_as_if_it_had_not(digits, optimizer, objective) -> None:
     recipe = dataclasses.replace(SHORT, optimizer=optimizer, epochs=2)
-    company, stacked = stack_models([make(3), make(7)]), stack_models([make(3), spoiled(1), make(7)])
-    fit(company, digits, objective, recipe, seeds=[3, 7])
+    # As many networks in both, whose products round alike.
+    healthy, stacked = (stack_models([make(3), middle, make(7)]) for middle in (make(1), spoiled(1)))
+    fit(healthy, digits, objective, recipe, seeds=[3, 1, 7])
     with pytest.warns(RuntimeWarning, match="seeds diverged, and their networks are NaN: 1 at step 1; lower lr"):
         history = fit(stacked, digits, objective, recipe, seeds=[3, 1, 7])
     assert history.diverged == {1: 1}
     assert history.steps == 24
-    for p, expected in zip(stacked.parameters(), company.parameters(), strict=True):
-        assert torch.equal(p[[0, 2]], expected)
+    for p, expected in zip(stacked.parameters(), healthy.parameters(), strict=True):
+        assert torch.equal(p[[0, 2]], expected[[0, 2]])
         assert p[1].isnan().all()
     assert not torch.equal(stacked.body[1].weight[0], make(3)[1].weight)
 
