@@ -197,7 +197,7 @@ QUICK = CertifiedBounds(
     repeats=1,
     flat=tuple(way for way in FLAT if way.name != "certified 0.05"),
     flat_recipe=Recipe(
-        epochs=150, batch_size=100, lr=1.0, optimizer=torch.optim.SGD, schedule="onecycle", grad_clip=1.0
+        epochs=200, batch_size=100, lr=1.0, optimizer=torch.optim.SGD, schedule="onecycle", grad_clip=1.0
     ),
     words=200,
     word_epochs={"natural": 20, "ibp": 20, "crown-ibp": 10},
