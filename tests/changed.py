@@ -20,7 +20,7 @@ def changed(root: Path = ROOT) -> list[str]:
         return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.split()
 
     now = git("diff", "--name-only", "HEAD") + git("ls-files", "--others", "--exclude-standard")
-    return now or git("diff", "--name-only", "HEAD~1", "HEAD")
+    return now or git("show", "--name-only", "--format=", "HEAD")  # of a first or a shallow commit, all its files
 
 
 def paths_for(files: Iterable[str], root: Path = ROOT) -> list[str]:
