@@ -7,25 +7,32 @@
     application/vnd.flatlab.claims+json     ids, statements, rules, verdicts: stable, compared by the regression test
 
 The measured numbers, the preset and the environment travel in the output's metadata under the third name.
-`record` collects the tables of one preset in one file, and `load_recorded` finds those files again.
+`record` collects the tables of one preset in one file, `load_recorded` finds those files again, `recompute` derives
+their verdicts from the values of the units in them, and `reading` fills their numbers into prose.
 """
 
-from flatlab.claims.claim import Claim
-from flatlab.claims.compare import Difference, compare, read_claims
+from flatlab.claims.claim import Change, Claim
+from flatlab.claims.compare import Difference, compare, read_claims, recompute
+from flatlab.claims.environment import environment, versions
+from flatlab.claims.prose import reading
 from flatlab.claims.records import load_recorded, record, recorded, update_readme
 from flatlab.claims.render import markdown_table
-from flatlab.claims.table import MIME, ClaimTable, from_notebook, versions
+from flatlab.claims.table import MIME, ClaimTable, from_notebook
 
 __all__ = [
     "MIME",
+    "Change",
     "Claim",
     "ClaimTable",
     "Difference",
     "compare",
+    "environment",
     "from_notebook",
     "load_recorded",
     "markdown_table",
     "read_claims",
+    "reading",
+    "recompute",
     "record",
     "recorded",
     "update_readme",

@@ -2,10 +2,25 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from flatlab.stats import Estimate, Rule, Verdict, fragile, verdict
+from flatlab.stats import Estimate, Rule, Verdict, detectable, fragile, verdict
+
+
+@dataclass(frozen=True)
+class Change:
+    """What was changed in the claims of a study, and when.
+
+    Args:
+        date: "2026-11-26".
+        ids: of the claims, separated by spaces.
+        what: the change, its reason, and whether results had been seen.
+    """
+
+    date: str
+    ids: str
+    what: str
 
 
 @dataclass(frozen=True)
@@ -20,9 +35,13 @@ class Claim:
         source: "paper", or "ours" for a claim that the paper does not make.
         where: place in the source: "abstract", "Table 2".
         paper_value: the paper's own number, only where it was verified in the paper.
-        unit: of the estimate: "points".
+        unit: of the estimate: "nats", "fraction".
+        units: what n counts: "seeds", "starts", "kinds of methods".
+        population: for whom the interval speaks, in words: "other seeds, on these test images".
+        exploratory: why the claim only explores: its subset, measure or threshold was chosen on the same data; empty
+            for a claim that was fixed before.
         note: a caveat for the reader.
-        family: name of the family whose intervals hold together.
+        family: name of the family whose verdicts hold together; a `ClaimTable` adjusts for it.
     """
 
     id: str
@@ -33,6 +52,9 @@ class Claim:
     where: str = "abstract"
     paper_value: float | str | None = None
     unit: str = ""
+    units: str = ""
+    population: str = ""
+    exploratory: str = ""
     note: str = ""
     family: str = ""
 
@@ -60,17 +82,20 @@ class Claim:
         """Whether one unit, or the last digits of another processor, would make it another verdict."""
         return fragile(self.estimate, self.rule)
 
+    @property
+    def detectable(self) -> float | None:
+        """If inconclusive, the smallest distance from the threshold that this n decides in four of five runs."""
+        return detectable(self.estimate, self.rule)
+
     def measured(self, estimate: Estimate | None) -> "Claim":
         """The same claim with what a run measured; None if the run could not measure it."""
         return replace(self, estimate=estimate)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, the rule as text, and the verdict."""
-        fields = {name: getattr(self, name) for name in ("id", "statement", "source", "where", "family")}
-        numbers = {name: getattr(self, name) for name in ("paper_value", "unit", "note")}
-        estimate = asdict(self.estimate) if self.estimate else None
+        """All fields, the rule as text, the verdict, its marks, and what this n could have seen."""
+        fields = {name: value for name, value in vars(self).items() if name not in ("rule", "estimate")}
         judged = {"rule": str(self.rule), "verdict": self.verdict, "fragile": self.fragile}
-        return fields | judged | {"estimate": estimate} | numbers
+        return fields | judged | {"estimate": dict(vars(self.estimate)) if self.estimate else None}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Claim":

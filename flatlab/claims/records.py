@@ -1,8 +1,10 @@
 """Recorded claims: one JSON file per preset, and the table that a README shows of them.
 
-{"schema": 1, "preset": "cpu", "papers": {notebook: {"claims": [...], "environment": {...}, "seconds": 71.0, ...}}}
+{"schema": 2, "preset": "cpu", "papers": {notebook: {"claims": [...], "environment": {...}, "seconds": 71.0, ...}}}
 
-A notebook that tuned something has its values under "settings", beside its seeds.
+Each claim's estimate has a source: the values of its units and the name of the analysis, from which `recompute` derives
+the verdict again. Beside the claims stand the resolved settings ("config"), what was tuned ("settings"), the dated
+changes of the rules, and hashes of rules and settings.
 """
 
 import json
@@ -17,9 +19,9 @@ from flatlab.files import write_text
 from flatlab.names import PRESETS
 from flatlab.stats import Estimate
 
-SCHEMA = 1
+SCHEMA = 2
 README_MARKERS = ("<!-- claims:begin -->", "<!-- claims:end -->")
-RUN = ("title", "seeds", "device", "environment", "settings")  # what is kept of a run; settings only if there are any
+RUN = ("title", "seeds", "device", "environment", "settings", "config", "hashes", "changes")  # what is kept of a run
 _FIELDS = ("id", "statement", "source", "where", "rule", "verdict", "estimate")
 
 
@@ -44,7 +46,7 @@ def record(
         seconds: what each run took, by notebook name.
 
     Raises:
-        ValueError: the present file cannot be read, or a table belongs to another preset.
+        ValueError: the present file cannot be read, a table belongs to another preset, or an estimate has no source.
     """
     path = Path(folder) / f"{preset}.json"
     papers: dict[str, Any] = dict(read_file(path)["papers"]) if path.exists() else {}
@@ -52,7 +54,13 @@ def record(
         if table.preset != preset:
             raise ValueError(f"{table.paper} ran with preset {table.preset!r}, not {preset!r}: record it under its own")
         content = table.to_dict()
-        entry = {name: content[name] for name in (*RUN, "claims") if name != "settings" or name in content}
+        for claim in content["claims"]:
+            if (claim["estimate"] or {}).get("low") is not None and not claim["estimate"]["source"]:
+                raise ValueError(
+                    f"{table.paper}: the estimate of {claim['id']} has no source, so that nobody could make it again: "
+                    "make it by a function of flatlab.stats"
+                )
+        entry = {name: content[name] for name in (*RUN, "claims")}
         papers[table.paper] = entry | {"seconds": (seconds or {}).get(table.paper)}
     content = {"schema": SCHEMA, "preset": preset, "papers": dict(sorted(papers.items()))}
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

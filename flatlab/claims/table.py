@@ -1,24 +1,27 @@
 """The table of claims that a notebook displays, and how it is read back."""
 
-import importlib.metadata
+import dataclasses
+import functools
+import hashlib
 import json
-import platform
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from flatlab.claims import records, render
-from flatlab.claims.claim import Claim
-from flatlab.stats import VERDICTS
+from flatlab.claims.claim import Change, Claim
+from flatlab.claims.environment import environment as this_environment
+from flatlab.stats import VERDICTS, Estimate, judged
 
 MIME = "application/vnd.flatlab.claims+json"
-_PACKAGES = ("flatlab", "torch", "numpy", "scipy", "pandas", "scikit-learn", "foolbox")
-_STABLE = ("id", "statement", "source", "where", "family", "rule", "verdict", "fragile")
+_RULES = ("id", "statement", "rule", "family", "exploratory", "unit", "units", "population")
+_STABLE = ("id", "statement", "source", "where", "family", "exploratory", "rule", "verdict", "fragile")
 
 
 class ClaimTable:
     """The claims of one notebook in one run; display it as the last value of a cell.
+
+    Claims of one family are adjusted here: their intervals hold together, and their p-values are Holm's.
 
     Args:
         claims: at least one, with distinct ids.
@@ -27,9 +30,11 @@ class ClaimTable:
         seeds: the seeds that were paired.
         title: heading of the table.
         device: what the run computed on.
-        environment: versions; by default those of this process.
+        environment: versions and machine; by default those of this process.
         settings: values that the run chose by tuning, such as {"adam": {"lr": 0.03}}; anything that JSON can hold.
             They are recorded with the numbers, and differ from run to run as those do.
+        config: the resolved settings of the run, a dataclass or a mapping; recorded as plain values, with their hash.
+        changes: dated log of the rules.
     """
 
     def __init__(
@@ -43,12 +48,15 @@ class ClaimTable:
         device: str = "",
         environment: Mapping[str, str] | None = None,
         settings: Mapping[str, Any] | None = None,
+        config: object = None,
+        changes: Iterable[Change] = (),
     ) -> None:
-        self.claims = tuple(claims)
+        self.claims = _adjusted(tuple(claims))
         self.paper, self.preset, self.title, self.device = paper, preset, title, str(device)
         self.seeds = tuple(int(seed) for seed in seeds)
-        self.environment = dict(versions() if environment is None else environment)
+        self.environment = dict(this_environment() if environment is None else environment)
         self.settings = _plain(paper, settings or {})
+        self.config, self.changes = _described(config), tuple(changes)
         if not self.claims:
             raise ValueError(f"{paper}: a claim table needs at least one claim")
         repeated = [name for name, times in Counter(claim.id for claim in self.claims).items() if times > 1]
@@ -67,12 +75,19 @@ class ClaimTable:
         """Number of claims per verdict, all four named."""
         return {name: sum(claim.verdict == name for claim in self.claims) for name in VERDICTS}
 
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Of the claims' words and rules, and of the settings: equal in two runs that asked the same."""
+        rules = [{name: claim[name] for name in _RULES} for claim in (claim.to_dict() for claim in self.claims)]
+        return {"rules": _hash(rules), "config": _hash(self.config)}
+
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON without NaN."""
         head = {"schema": records.SCHEMA, "paper": self.paper, "title": self.title, "preset": self.preset}
         run = {"seeds": list(self.seeds), "device": self.device, "environment": self.environment}
-        tuned = {"settings": self.settings} if self.settings else {}
-        return head | run | tuned | {"claims": [claim.to_dict() for claim in self.claims]}
+        asked = {"settings": self.settings, "config": self.config, "hashes": self.hashes}
+        log = {"changes": [vars(change) for change in self.changes]}
+        return head | run | asked | log | {"claims": [claim.to_dict() for claim in self.claims]}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "ClaimTable":
@@ -81,10 +96,11 @@ class ClaimTable:
             raise ValueError(
                 f"claims are written in schema {content.get('schema')!r}, this version reads {records.SCHEMA}"
             )
-        names = ("paper", "preset", "seeds", "title", "device", "environment")
+        names = ("paper", "preset", "seeds", "title", "device", "environment", "settings", "config")
         try:
             claims = [Claim.from_dict(claim) for claim in content["claims"]]
-            return cls(claims, **{name: content[name] for name in names}, settings=content.get("settings"))
+            changes = [Change(**change) for change in content["changes"]]
+            return cls(claims, **{name: content[name] for name in names}, changes=changes)
         except (KeyError, TypeError) as error:
             raise ValueError(f"claims cannot be read: {error!r}") from error
 
@@ -146,24 +162,32 @@ def _plain(paper: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{paper}: settings must be plain JSON values by name, got {settings!r} ({error})") from error
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on, the system, and the commit of a checkout."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    commit = _commit(Path(__file__).parents[2] / ".git")
-    return found | {"system": f"{platform.system()} {platform.machine()}"} | ({"commit": commit} if commit else {})
+def _adjusted(claims: tuple[Claim, ...]) -> tuple[Claim, ...]:
+    """The claims with intervals and p-values of their families; those that have a p have been here before."""
+    families: dict[str, list[Claim]] = {}
+    for claim in claims:
+        if claim.estimate is not None and claim.estimate.source is not None and claim.estimate.p is None:
+            families.setdefault(claim.family or f"only {claim.id}", []).append(claim)
+    found: dict[str, Estimate] = {}
+    for family in families.values():
+        found |= judged({c.id: (c.estimate, c.rule) for c in family if c.estimate is not None})
+    return tuple(claim.measured(found.get(claim.id, claim.estimate)) for claim in claims)
 
 
-def _commit(git: Path) -> str:
-    """The commit of a checkout, read without git; nothing for an installed copy."""
-    try:
-        head = (git / "HEAD").read_text(encoding="utf-8").strip()
-        if head.startswith("ref: "):
-            head = (git / head.removeprefix("ref: ")).read_text(encoding="utf-8").strip()
-    except OSError:
-        return ""
-    return head[:12]
+def _described(value: Any) -> Any:
+    """Settings as plain values: fields by name, functions and classes by theirs."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _described(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): _described(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_described(inner) for inner in value]
+    if isinstance(value, functools.partial):
+        return {_described(value.func): _described(value.keywords)}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return f"{value.__module__}.{value.__qualname__}" if callable(value) else str(value)
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

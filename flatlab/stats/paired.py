@@ -1,193 +1,221 @@
-"""Comparisons over pairs, one pair a seed, and shares of trials.
+"""Means and differences over units: seeds, starts, and seeds crossed with test samples.
 
-Sources: Holm 1979 (step-down adjustment); Schuirmann 1987 (two one-sided tests); Wilson 1927 (shares).
+Student's interval is honest for continuous values, and not for tied ones: five equal differences have no variance, and
+prove nothing. So three rules hold here:
+
+- differences that are all equal have no interval, unless they are differences of truth values;
+- where some are equal, the interval also covers the one of the same values with their least and largest added once
+  more (as Wilson's and Agresti's intervals add successes and failures);
+- differences of truth values (0 or 1) are shares, and their interval also covers that of Agresti & Min (2005), which
+  adds half a pair to each of the four kinds of pairs, and 0 where the exact sign test does not reject it.
+
+A nominal 95 % covers at least 92 % (simulated, n = 5 to 256) of normal, tied and binary values, and of all at n = 256.
+It covers less of few skewed values: lognormal ones (sd 1 of the logarithm) 81 % at n = 5, 83 % at 10, 86 % at 16;
+values of which one in ten is an outlier, by ten standard deviations, 76 %, 72 % and 82 %. No interval of few values
+knows what it has not seen.
+
+Sources: Schuirmann 1987 (two one-sided tests); Searle, Casella & McCulloch 1992 (variance components of crossed
+effects); Satterthwaite 1946 (degrees of freedom).
 """
 
-import itertools
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from flatlab.stats.bootstrap import bootstrap_interval
-from flatlab.stats.rules import Estimate, Rule, largest, left_out, within
-from flatlab.stats.tools import (
-    Alternative,
-    Array,
-    confidence,
-    percent,
-    reach_zero,
-    t_interval,
-    t_intervals_without,
-    t_test,
-    tail,
-    vector,
-)
+from flatlab.stats.compound import largest
+from flatlab.stats.estimate import Estimate, analysis
+from flatlab.stats.tools import Array, percent, t_interval, t_quantile, vector
+
+Support = Sequence[float] | None
 
 
+@analysis("values")
+def mean(values: ArrayLike, *, level: float = 0.95, worst: float | None = None, support: Support = None) -> Estimate:
+    """Mean over units, with a two-sided interval.
+
+    Args:
+        values: (n,) one number a unit. With n = 1 there is no interval.
+        level: of the interval.
+        worst: what a NaN counts as, such as a run that diverged; None makes NaN an error.
+        support: least and largest possible value; the interval does not leave them.
+    """
+    return _mean(vector("values", values, worst=worst), level, support, "mean")
+
+
+@analysis("a", "b")
 def paired_difference(
-    a: ArrayLike,
-    b: ArrayLike,
-    *,
-    level: float = 0.95,
-    method: Literal["t", "bootstrap"] = "t",
-    alternative: Alternative = "two-sided",
-    seed: int = 0,
+    a: ArrayLike, b: ArrayLike, *, level: float = 0.95, worst: float | None = None, support: Support = None
 ) -> Estimate:
-    """Mean of a - b over pairs, one pair a seed, with a two-sided interval.
+    """Mean of a - b over units, with a two-sided interval.
 
     Args:
-        a, b: (n,) one number per seed, in the same order of seeds. With n = 1 there is no interval.
-        method: "t" (Student's interval and test), or "bootstrap" (percentile interval over pairs and sign-flip test;
-            the interval is widened to reach 0 where that test does not reject, which it never does below six pairs).
-        alternative: concerns p only; "greater" tests mean(a) > mean(b).
+        a, b: (n,) one number a unit, in the same order of units. With n = 1 there is no interval.
+        level: of the interval.
+        worst: what a NaN in either counts as, such as a run that diverged; None makes NaN an error.
+        support: least and largest possible value of a and b, such as (0, 1) for accuracies.
     """
-    first, second = vector("a", a), vector("b", b)
-    if first.shape != second.shape:
-        raise ValueError(f"a and b must be paired by seed, got {first.size} and {second.size} values")
-    difference, mean = first - second, float(np.mean(first - second))
-    n, kind = difference.size, f"paired {method}, {percent(level)}"
-    if n == 1:
-        return Estimate(mean, None, None, 1, kind="one pair, no interval")
-    if method == "t":
-        low, high = t_interval(difference, level)
-        p = t_test(difference, 0.0, alternative)
-        return Estimate(mean, low, high, n, p, kind, t_intervals_without(difference, level))
-    if method != "bootstrap":
-        raise ValueError(f"unknown method {method!r}: choose t or bootstrap")
-    whole = _bootstrap(difference, level, seed)
-    rest = left_out([_bootstrap(np.delete(difference, i), level, seed) for i in range(n)])
-    return replace(whole, p=_sign_flip(difference, alternative, seed), kind=kind, without=rest)
+    return _paired(a, b, level, worst, support)
 
 
-def paired_differences(
-    pairs: Mapping[str, tuple[ArrayLike, ArrayLike]],
-    *,
-    level: float = 0.95,
-    method: Literal["t", "bootstrap"] = "t",
-    alternative: Alternative = "two-sided",
-    seed: int = 0,
-) -> dict[str, Estimate]:
-    """`paired_difference` of each (a, b) of a family: Holm-adjusted p, and intervals that hold together at `level`.
+@analysis("a", "b")
+def crossed_difference(a: ArrayLike, b: ArrayLike, *, level: float = 0.95) -> Estimate:
+    """Mean of a - b over seeds crossed with test samples, for other seeds and other samples.
 
-    The m intervals are made at level 1 - (1 - level) / m (Bonferroni), so that all verdicts of the family are right
-    together with probability `level`.
+    A two-way layout of random effects: the variance of the mean is that of the rows' means plus that of the columns'
+    means less what both hold of the residual, and at least the larger of the two; Student's interval with
+    Satterthwaite's degrees of freedom. Of truth values the interval also covers the one with two samples more, of which
+    each method wins one.
 
     Args:
-        pairs: name -> (a, b), each (n,), paired by seed.
-        level: at which all m intervals hold together.
-        method, alternative, seed: as in `paired_difference`.
+        a, b: (S, N) one number (or truth value) a seed and test sample, in the same order; S is the n of the estimate.
+        level: of the interval.
     """
-    if not pairs:
-        raise ValueError("the family is empty: name at least one pair")
-    own = 1 - (1 - level) / len(pairs)
-    single = {
-        name: paired_difference(a, b, level=own, method=method, alternative=alternative, seed=seed)
-        for name, (a, b) in pairs.items()
-    }
-    kind = f"paired {method}, {percent(level)} simultaneous over {len(pairs)}"
-    tested = [name for name, estimate in single.items() if estimate.p is not None]
-    adjusted = dict(zip(tested, holm([cast(float, single[name].p) for name in tested]), strict=True))
-    return single | {name: replace(single[name], p=adjusted[name], kind=kind) for name in tested}
+    return _crossed(a, b, level)
+
+
+@analysis("a", "b", level=0.9)
+def equivalence(
+    a: ArrayLike, b: ArrayLike, *, level: float = 0.9, worst: float | None = None, support: Support = None
+) -> Estimate:
+    """Two one-sided t-tests that the mean of a - b lies inside a margin: for a rule `within(-margin, margin)`.
+
+    The interval has level 1 - 2 alpha. It lies within the margin exactly when both tests reject at alpha.
+
+    Args:
+        a, b: (n,) as in `paired_difference`, or (S, N) as in `crossed_difference`.
+        level: 0.9 for alpha = .05.
+        worst, support: as in `paired_difference`.
+    """
+    made = _crossed(a, b, level) if np.ndim(a) == 2 else _paired(a, b, level, worst, support)
+    return replace(made, kind=f"two one-sided tests, {made.kind}")
+
+
+@analysis("responses")
+def trend(responses: ArrayLike, doses: ArrayLike, *, level: float = 0.95, worst: float | None = None) -> Estimate:
+    """By how much the response rises with the dose: the mean over units of the slopes of least squares.
+
+    Args:
+        responses: (n, k) one unit a row, one dose a column.
+        doses: (k,) at least two different ones; their logarithms give the rise "per tenfold dose".
+        level: of the interval.
+        worst: what a NaN counts as; None makes NaN an error.
+    """
+    table, places = vector("responses", responses, worst=worst, axes=2), vector("doses", doses)
+    if places.size != table.shape[1] or np.ptp(places) == 0:
+        raise ValueError(
+            f"need one dose for each of the {table.shape[1]} columns, not all equal, got {places.tolist()}"
+        )
+    centred = places - places.mean()
+    return _mean(table @ centred / (centred @ centred), level, None, "slopes, t")
 
 
 def paired_columns(
-    table: Any, a: Hashable, b: Hashable, *, by: str | None = None, pick: Callable[[list[Estimate]], Estimate] = largest
+    table: Any,
+    a: Hashable,
+    b: Hashable,
+    *,
+    by: str | None = None,
+    pick: Callable[[list[Estimate]], Estimate] = largest,
+    worst: float | None = None,
+    support: Support = None,
 ) -> Estimate | None:
-    """`paired_difference` of two columns of a table with one row a seed.
+    """`paired_difference` of two columns of a table with one row a unit.
 
     Args:
         table: maps a name to a column (n,): a pandas frame, or a dict.
         a, b: the columns.
         by: a level of the frame's index; each of its values is judged by itself, and `pick` chooses among them.
+        pick: `largest` or `smallest`.
+        worst, support: as in `paired_difference`.
 
     Returns:
-        The estimate, or None if a column is absent or not all of its values are numbers, as where nothing was measured.
+        The estimate, or None if a column is absent, as where a preset leaves a method out.
     """
-    if a not in table or b not in table or any(np.isnan(np.asarray(table[name])).any() for name in (a, b)):
+    if a not in table or b not in table:
         return None
-    if by is None:
-        return paired_difference(table[a], table[b])
-    return pick([paired_difference(part[a], part[b]) for _, part in table.groupby(by)])
+    parts = [table] if by is None else [part for _, part in table.groupby(by)]
+    made = [paired_difference(part[a], part[b], worst=worst, support=support) for part in parts]
+    return made[0] if by is None else pick(made)
 
 
-def equivalence(
-    a: ArrayLike, b: ArrayLike, *, margin: float | tuple[float, float], alpha: float = 0.05
-) -> tuple[Estimate, Rule]:
-    """Two one-sided t-tests that the mean of a - b lies inside the margin, with the rule that belongs to them.
-
-    The interval has level 1 - 2 alpha; it lies within the margin exactly when both tests reject at `alpha`, and p is
-    the larger of their two p-values.
-
-    Args:
-        a, b: (n,) paired as in `paired_difference`.
-        margin: (lo, hi) in the units of a and b; a single m means (-m, m).
-        alpha: level of each test.
-
-    Returns:
-        The estimate and `within(*margin)`.
-    """
-    lo, hi = margin if isinstance(margin, tuple) else (-abs(margin), abs(margin))
-    estimate = paired_difference(a, b, level=1 - 2 * alpha)
-    difference = vector("a", a) - vector("b", b)
-    p = None
-    if difference.size > 1:
-        p = max(t_test(difference, lo, "greater"), t_test(difference, hi, "less"))
-    return replace(estimate, p=p), within(lo, hi)
+def _mean(values: Array, level: float, support: Support, kind: str) -> Estimate:
+    value, n, distinct = float(values.mean()), values.size, np.unique(values).size
+    if n == 1 or distinct == 1:
+        why = "one unit" if n == 1 else f"{n} equal values"
+        return Estimate(value, None, None, n, kind=f"{why}, no interval")
+    ends = [t_interval(values, level)]
+    if distinct < n:
+        ends.append(t_interval(np.append(values, [values.min(), values.max()]), level))
+    low, high = min(end[0] for end in ends), max(end[1] for end in ends)
+    if support is not None:
+        least, most = support
+        if not (least <= values.min() and values.max() <= most):
+            raise ValueError(
+                f"values must lie within their support {support}, got {values.min():g} to {values.max():g}"
+            )
+        low, high = max(low, least), min(high, most)
+    return Estimate(value, low, high, n, kind=f"{kind}, {percent(level)}")
 
 
-def proportion(successes: int, n: int, *, level: float = 0.95) -> Estimate:
-    """A share of independent trials with Wilson's interval.
-
-    Args:
-        successes: how many of the trials.
-        n: trials.
-        level: of the interval.
-    """
-    if not 0 <= successes <= n or n < 1:
-        raise ValueError(f"need 0 <= successes <= n and n >= 1, got {successes} of {n}")
-    whole = _wilson(successes, n, level)
-    fewer = [_wilson(hits, n - 1, level) for hits in (successes - 1, successes) if 0 <= hits <= n - 1 and n > 1]
-    return replace(whole, without=left_out(fewer))
+def _paired(a: ArrayLike, b: ArrayLike, level: float, worst: float | None, support: Support) -> Estimate:
+    first, second = vector("a", a, worst=worst), vector("b", b, worst=worst)
+    if first.shape != second.shape:
+        raise ValueError(f"a and b must be paired by unit, got {first.size} and {second.size} values")
+    if first.size > 1 and np.isin([first, second], (0, 1)).all():
+        return _paired_shares(first, second, level)
+    reach = None if support is None else (support[0] - support[1], support[1] - support[0])
+    return _mean(first - second, level, reach, "paired t")
 
 
-def _wilson(successes: int, n: int, level: float) -> Estimate:
-    from scipy.stats import norm
+def _paired_shares(a: Array, b: Array, level: float) -> Estimate:
+    from scipy.stats import binomtest, norm
 
-    z = float(norm.ppf((1 + confidence(level)) / 2))
-    share, scale = successes / n, 1 + z * z / n
-    centre = (share + z * z / (2 * n)) / scale
-    half = z / scale * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Estimate(share, max(centre - half, 0.0), min(centre + half, 1.0), n, kind=f"Wilson, {percent(level)}")
-
-
-def holm(p: ArrayLike) -> list[float]:
-    """Holm's step-down adjusted p-values, in the order given."""
-    raw = np.atleast_1d(np.asarray(p, dtype=float))
-    if not ((raw >= 0) & (raw <= 1)).all():  # written so that NaN fails too
-        raise ValueError(f"p-values must lie in [0, 1], got {raw.tolist()}")
-    order = np.argsort(raw, kind="stable")
-    adjusted = np.empty_like(raw)
-    adjusted[order] = np.minimum(np.maximum.accumulate(raw[order] * np.arange(raw.size, 0, -1)), 1.0)
-    return adjusted.tolist()
+    value, won, lost = float((a - b).mean()), int((a > b).sum()), int((a < b).sum())
+    n, middle = a.size + 2, (won - lost) / (a.size + 2)
+    half = float(norm.ppf((1 + level) / 2)) * math.sqrt(((won + lost + 1) / n - middle**2) / n)
+    ends = [(middle - half, middle + half), (value, value)]
+    plain = _mean(a - b, level, None, "")
+    if plain.low is not None and plain.high is not None:
+        ends.append((plain.low, plain.high))
+    if won + lost == 0 or binomtest(won, won + lost).pvalue > 1 - level:
+        ends.append((0.0, 0.0))
+    low, high = max(min(end[0] for end in ends), -1.0), min(max(end[1] for end in ends), 1.0)
+    return Estimate(value, low, high, a.size, kind=f"paired shares, {percent(level)}")
 
 
-def _bootstrap(values: Array, level: float, seed: int) -> Estimate:
-    """Of the mean, reaching 0 where the sign-flip test does not reject."""
-    found = bootstrap_interval(values, np.mean, level=level, seed=seed)
-    if found.low is None or found.high is None:
-        return found
-    low, high = reach_zero(found.low, found.high, _sign_flip(values, "two-sided", seed), level)
-    return replace(found, low=low, high=high)
+def _crossed(a: ArrayLike, b: ArrayLike, level: float) -> Estimate:
+    first, second = (vector(name, values, axes=2) for name, values in (("a", a), ("b", b)))
+    if first.shape != second.shape:
+        raise ValueError(f"a and b must hold the same seeds and samples, got shapes {first.shape} and {second.shape}")
+    difference, shares = first - second, bool(np.isin([first, second], (0, 1)).all())
+    seeds, value = len(difference), float(difference.mean())
+    ends = [_two_way(difference, level)]
+    if shares:
+        ends.append(_two_way(np.hstack([difference, np.ones((seeds, 1)), -np.ones((seeds, 1))]), level))
+    found = [end for end in ends if end is not None]
+    if len(found) < len(ends) or seeds == 1:
+        return Estimate(value, None, None, seeds, kind="one seed or no differences, no interval")
+    low, high = min(end[0] for end in found), max(end[1] for end in found)
+    if shares:
+        low, high = max(low, -1.0), min(high, 1.0)
+    return Estimate(value, low, high, seeds, kind=f"seeds x samples ({difference.shape[1]}), {percent(level)}")
 
 
-def _sign_flip(values: Array, alternative: Alternative, seed: int) -> float:
-    if values.size <= 12:
-        signs = np.array(list(itertools.product((1.0, -1.0), repeat=values.size)))
-    else:
-        signs = np.random.default_rng(seed).choice((1.0, -1.0), size=(10_000, values.size))
-        signs[0] = 1.0
-    return tail(signs @ values / values.size, float(values.mean()), alternative)
+def _two_way(table: Array, level: float) -> tuple[float, float] | None:
+    seeds, samples = table.shape
+    rows, columns, middle = table.mean(1), table.mean(0), float(table.mean())
+    if min(seeds, samples) < 2 or np.ptp(table) == 0:
+        return None
+    rest = table - rows[:, None] - columns + middle
+    by_seed, by_sample = rows.var(ddof=1) / seeds, columns.var(ddof=1) / samples
+    residual = float((rest**2).sum()) / ((seeds - 1) * (samples - 1)) / (seeds * samples)
+    variance = max(by_seed + by_sample - residual, by_seed, by_sample)
+    freedom = variance**2 / (
+        by_seed**2 / (seeds - 1) + by_sample**2 / (samples - 1) + residual**2 / ((seeds - 1) * (samples - 1))
+    )
+    half = t_quantile(level, max(1.0, float(freedom))) * math.sqrt(variance)
+    return middle - half, middle + half

@@ -1,135 +1,85 @@
-"""Rank correlation, and trends along ordered doses (Page 1963; Jonckheere 1954)."""
+"""Rank correlation over methods, by kinds of methods."""
 
+import functools
 import itertools
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from flatlab.stats.bootstrap import bootstrap_interval
-from flatlab.stats.rules import Estimate, left_out
-from flatlab.stats.tools import Alternative, Array, confidence, percent, reach_zero, side, t_interval, tail, vector
+from flatlab.stats.estimate import Estimate, TooFew, analysis
+from flatlab.stats.tools import Array, confidence, percent, vector
+
+RESAMPLES = 2000
 
 
+@analysis("x", "y", "groups", by="groups")
 def spearman(
-    x: ArrayLike,
-    y: ArrayLike,
-    *,
-    level: float = 0.95,
-    alternative: Alternative = "two-sided",
-    resamples: int = 5000,
-    seed: int = 0,
+    x: ArrayLike, y: ArrayLike, *, groups: ArrayLike | None = None, level: float = 0.95, seed: int = 0
 ) -> Estimate:
-    """Spearman's rank correlation with a permutation p and a bootstrap interval over the n points.
+    """Spearman's rank correlation with a bootstrap interval over the n points, or over kinds of points.
 
-    Points must be independent: one per method (means over seeds), never one per method and seed. p is exact up to
-    n = 8 and drawn above. A bootstrap of few points is too short (perfect order gives no width at all), so that the
-    interval is widened to reach 0 wherever the two-sided permutation test does not reject at `level`.
+    Points must be independent: one a method (a mean over seeds), never one a method and seed. Methods of one kind are
+    not independent either: with `groups` whole kinds are resampled, and n is their number. A bootstrap of few points is
+    too short (perfect order gives no width at all), so that the interval is widened to reach 0 wherever the two-sided
+    permutation test does not reject: of points, or of the kinds' mean ranks. Exact up to 8 of them, drawn above.
 
     Args:
         x, y: (n,) one number a point, n >= 3.
+        groups: (n,) the kind of each point, one word; None makes each a kind of its own.
         level: of the interval.
-        alternative: concerns p only; "greater" tests for a positive correlation.
-        resamples: of the bootstrap, and permutations above n = 8.
-        seed: of both.
+        seed: of the resamples and the permutations.
+
+    Raises:
+        ValueError: fewer than three kinds, or values that are all equal.
     """
-    whole = _spearman(x, y, level, alternative, resamples, seed)
-    if whole.n == 3:
-        return whole
     first, second = vector("x", x), vector("y", y)
-    rest = [(np.delete(first, i), np.delete(second, i)) for i in range(whole.n)]
-    if any(np.ptp(part) == 0 for pair in rest for part in pair):
-        return whole
-    few = max(resamples // 5, 500)  # the ends of n intervals need no finer a resolution, and n times the time
-    return replace(whole, without=left_out([_spearman(*pair, level, alternative, few, seed) for pair in rest]))
-
-
-def _spearman(
-    x: ArrayLike, y: ArrayLike, level: float, alternative: Alternative, resamples: int, seed: int
-) -> Estimate:
-    first, second = vector("x", x), vector("y", y)
-    if first.shape != second.shape or first.size < 3:
-        raise ValueError(f"x and y need the same length of at least 3, got {first.size} and {second.size}")
+    kinds = np.arange(first.size) if groups is None else np.unique(groups, return_inverse=True)[1]
+    if first.shape != second.shape or kinds.shape != first.shape or np.unique(kinds).size < 3:
+        raise TooFew(
+            f"x, y and groups need one length and at least 3 kinds, got {first.size} and {second.size} values of "
+            f"{np.unique(kinds).size} kinds"
+        )
     if np.ptp(first) == 0 or np.ptp(second) == 0:
-        raise ValueError("x or y is constant: there is no order to correlate")
-    n, rng = first.size, np.random.default_rng(seed)
+        raise TooFew("x or y is constant: there is no order to correlate")
     rho = float(_rank_correlation(first[None], second[None])[0])
+    points = tuple(map(tuple, np.column_stack([first, second, kinds]).tolist()))
+    replicates, p = _replicates(points, seed), _permutation_p(points, seed)
+    low, high = np.quantile(replicates, [(1 - confidence(level)) / 2, (1 + level) / 2])
+    if p > 1 - level:
+        low, high = min(low, 0.0), max(high, 0.0)
+    n = int(np.unique(kinds).size)
+    over = "" if n == first.size else f" over {n} kinds"
+    return Estimate(rho, min(low, rho), max(high, rho), n, kind=f"Spearman, bootstrap{over}, {percent(level)}")
+
+
+@functools.lru_cache(maxsize=256)
+def _replicates(points: tuple[tuple[float, ...], ...], seed: int) -> Array:
+    x, y, kinds = np.array(points).T
+    members, rng = [np.flatnonzero(kinds == kind) for kind in np.unique(kinds)], np.random.default_rng(seed)
+    draws = [
+        np.concatenate([members[i] for i in row]) for row in rng.integers(len(members), size=(RESAMPLES, len(members)))
+    ]
+    found = np.empty(RESAMPLES)
+    sizes = np.array([len(rows) for rows in draws])
+    for size in np.unique(sizes):
+        rows = np.array([draws[i] for i in np.flatnonzero(sizes == size)])
+        found[sizes == size] = _rank_correlation(x[rows], y[rows])
+    return found[~np.isnan(found)]
+
+
+@functools.lru_cache(maxsize=256)
+def _permutation_p(points: tuple[tuple[float, ...], ...], seed: int) -> float:
+    from scipy.stats import rankdata
+
+    x, y, kinds = np.array(points).T
+    a, b = (np.array([rankdata(v)[kinds == kind].mean() for kind in np.unique(kinds)]) for v in (x, y))
+    n, rng = a.size, np.random.default_rng(seed)
     if n <= 8:
         rows = np.array(list(itertools.permutations(range(n))))
     else:
-        rows = np.vstack([np.arange(n), rng.permuted(np.tile(np.arange(n), (resamples, 1)), axis=1)])
-    null = _rank_correlation(np.broadcast_to(first, rows.shape), second[rows])
-    draws = rng.integers(n, size=(resamples, n))
-    replicates = _rank_correlation(first[draws], second[draws])
-    low, high = np.quantile(replicates[~np.isnan(replicates)], [(1 - confidence(level)) / 2, (1 + level) / 2])
-    low, high = reach_zero(low, high, tail(null, rho, "two-sided"), level)
-    return Estimate(rho, low, high, n, tail(null, rho, alternative), f"Spearman, bootstrap {percent(level)}")
-
-
-def trend(
-    responses: ArrayLike | Sequence[ArrayLike],
-    *,
-    method: Literal["page", "jonckheere"] = "page",
-    level: float = 0.95,
-    alternative: Alternative = "two-sided",
-    resamples: int = 5000,
-    seed: int = 0,
-) -> Estimate:
-    """Does the response rise (+1) or fall (-1) along ordered doses?
-
-    Args:
-        responses: for "page" (n, k), the same n seeds at each of k doses in order: the value is the mean over seeds of
-            the rank correlation of dose and response, with Student's interval. For "jonckheere" k arrays of independent
-            repetitions: the value is P(later > earlier) - P(later < earlier) over all pairs of doses, with a bootstrap
-            interval within doses and a drawn permutation p.
-        alternative: concerns p only; "greater" tests for a rise.
-
-    As in `spearman`, the interval reaches 0 wherever the two-sided test does not reject at `level`.
-    """
-    if method == "page":
-        blocks = np.asarray(responses, dtype=float)
-        whole = _page(blocks, level, alternative)
-        rest = [_page(np.delete(blocks, i, axis=0), level, alternative) for i in range(whole.n) if whole.n > 2]
-        return replace(whole, without=left_out(rest))
-    if method != "jonckheere":
-        raise ValueError(f"unknown method {method!r}: choose page or jonckheere")
-    groups = [vector("responses", group) for group in cast(Sequence[ArrayLike], responses)]
-    if len(groups) < 2:
-        raise ValueError(f"a trend needs at least 2 doses, got {len(groups)}")
-    value, rng = _ascent(*groups), np.random.default_rng(seed)
-    pool, cuts = np.concatenate(groups), np.cumsum([group.size for group in groups])[:-1]
-    null = np.array([value] + [_ascent(*np.split(rng.permutation(pool), cuts)) for _ in range(resamples)])
-    p, n = tail(null, value, alternative), min(group.size for group in groups)
-    if n == 1:
-        return Estimate(value, None, None, 1, p, "one value a dose, no interval")
-    spread = bootstrap_interval(groups, _ascent, level=level, resamples=resamples, seed=seed, paired=False)
-    low, high = reach_zero(cast(float, spread.low), cast(float, spread.high), tail(null, value, "two-sided"), level)
-    return Estimate(value, low, high, n, p, f"Jonckheere, bootstrap {percent(level)}")
-
-
-def _page(blocks: Array, level: float, alternative: Alternative) -> Estimate:
-    from scipy.stats import page_trend_test, rankdata
-
-    if blocks.ndim != 2 or blocks.shape[1] < 3 or not np.isfinite(blocks).all():
-        raise ValueError(f"Page's trend needs finite responses (seeds, doses >= 3), got shape {blocks.shape}")
-    n, k = blocks.shape
-    ranks, doses = rankdata(blocks, axis=1), np.arange(k) - (k - 1) / 2
-    order = ranks @ doses * 12 / (k**3 - k)  # Spearman's coefficient of each seed; 0 where all doses are equal
-    if n == 1:
-        return Estimate(float(order[0]), None, None, 1, kind="one seed, no interval")
-    rise, fall = (float(page_trend_test(data).pvalue) for data in (blocks, blocks[:, ::-1]))
-    both = min(1.0, 2 * min(rise, fall))
-    low, high = (min(max(end, -1.0), 1.0) for end in t_interval(order, level))
-    low, high = reach_zero(low, high, both, level)
-    p = {"two-sided": both, "greater": rise, "less": fall}[side(alternative)]
-    return Estimate(float(order.mean()), low, high, n, p, f"Page trend, {percent(level)}")
-
-
-def _ascent(*groups: Array) -> float:
-    signs = [np.sign(b[None, :] - a[:, None]).ravel() for a, b in itertools.combinations(groups, 2)]
-    return float(np.concatenate(signs).mean())
+        rows = np.vstack([np.arange(n), rng.permuted(np.tile(np.arange(n), (RESAMPLES, 1)), axis=1)])
+    null = _rank_correlation(np.broadcast_to(a, rows.shape), b[rows])
+    return float(np.mean(np.abs(null) >= abs(null[0]) - 1e-12))
 
 
 def _rank_correlation(x: Array, y: Array) -> Array:
@@ -138,4 +88,5 @@ def _rank_correlation(x: Array, y: Array) -> Array:
     a, b = rankdata(x, axis=1), rankdata(y, axis=1)
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return cast(Array, (a * b).sum(axis=1) / np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1)))
+        made: Array = (a * b).sum(axis=1) / np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+    return made

@@ -1,16 +1,17 @@
-"""Estimates with intervals, and rules that turn them into words.
+"""Rules that turn an interval into words.
 
 supported       the interval lies where the rule wants it
 contradicted    the interval lies where the rule forbids it
-inconclusive    the interval covers the threshold, or there is none (one seed)
+inconclusive    the interval covers the threshold, or there is none
 not run         there is no estimate
 """
 
+import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from flatlab.stats.estimate import Estimate
 from flatlab.stats.tools import finite
 
 Verdict = Literal["supported", "contradicted", "inconclusive", "not run"]
@@ -28,60 +29,17 @@ unit shows that.
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A measured number: its value, its interval, the number of independent repetitions, and where they come from.
-
-    Args:
-        value: the point estimate.
-        low, high: the interval, or None for both where there is none (one repetition).
-        n: independent repetitions: seeds, methods or trials, never samples that share a model.
-        p: p-value of the test that belongs to the interval, adjusted within its family where there is one.
-        kind: how the interval was made, as a reader should see it: "paired t, 95 %".
-        without: the intervals without one unit, each left out in turn, by four numbers: the least and the largest of
-            their low ends, the least and the largest of their high ends. None if that was not asked or leaves too few.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
-    n: int
-    p: float | None = None
-    kind: str = ""
-    without: tuple[float, float, float, float] | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("value", "low", "high", "p"):
-            number = getattr(self, name)
-            if number is not None:
-                object.__setattr__(self, name, finite(name, number))
-        if (self.low is None) != (self.high is None):
-            raise ValueError(f"an interval needs both ends or none, got low={self.low}, high={self.high}")
-        if self.low is not None and self.high is not None and self.low > self.high:
-            raise ValueError(f"low must not exceed high, got [{self.low:g}, {self.high:g}]")
-        if isinstance(self.n, bool) or int(self.n) != self.n or self.n < 1:
-            raise ValueError(f"n must be an integer >= 1, got {self.n!r}")
-        if self.p is not None and not 0 <= self.p <= 1:
-            raise ValueError(f"p must lie in [0, 1], got {self.p:g}")
-        object.__setattr__(self, "n", int(self.n))
-        if self.without is not None:
-            ends = tuple(finite("without", end) for end in self.without)
-            if len(ends) != 4 or ends[0] > ends[1] or ends[2] > ends[3]:
-                raise ValueError(f"without must be least and largest low, least and largest high end, got {ends}")
-            object.__setattr__(self, "without", ends)
-
-
-@dataclass(frozen=True)
 class Rule:
-    """Where an interval must lie for a claim to hold; made by `greater`, `less` or `within`, readable by `str`."""
+    """Where an interval must lie for a claim to hold: `greater`, `less`, `within` or `never`; readable by `str`."""
 
-    kind: Literal["greater", "less", "within"]
+    kind: Literal["greater", "less", "within", "never"]
     bounds: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        wanted = {"greater": 1, "less": 1, "within": 2}.get(self.kind)
+        wanted = {"greater": 1, "less": 1, "within": 2, "never": 1}.get(self.kind)
         if wanted is None or len(self.bounds) != wanted:
             raise ValueError(
-                f"no rule {self.kind!r} with bounds {self.bounds}: use greater(t), less(t), within(lo, hi)"
+                f"no rule {self.kind!r} with bounds {self.bounds}: use greater(t), less(t), within(lo, hi), never(t)"
             )
         object.__setattr__(self, "bounds", tuple(finite("bound", bound) for bound in self.bounds))
         if self.kind == "within" and self.bounds[0] > self.bounds[1]:
@@ -91,6 +49,8 @@ class Rule:
         numbers = [_plain(bound) for bound in self.bounds]
         if self.kind == "within":
             return f"within [{numbers[0]}, {numbers[1]}]"
+        if self.kind == "never":
+            return f"none, high < {numbers[0]}"
         return f"low > {numbers[0]}" if self.kind == "greater" else f"high < {numbers[0]}"
 
     @classmethod
@@ -99,6 +59,8 @@ class Rule:
         number = r"(-?[\d.]+(?:e[+-]?\d+)?)"
         if match := re.fullmatch(f"low > {number}", text):
             return greater(float(match[1]))
+        if match := re.fullmatch(f"none, high < {number}", text):
+            return never(float(match[1]))
         if match := re.fullmatch(f"high < {number}", text):
             return less(float(match[1]))
         if match := re.fullmatch(rf"within \[{number}, {number}\]", text):
@@ -121,6 +83,12 @@ def within(lo: float, hi: float) -> Rule:
     return Rule("within", (lo, hi))
 
 
+def never(limit: float) -> Rule:
+    """No trial fails, of so many that a share of `limit` would show: supported if none did and high < limit,
+    contradicted if any did."""
+    return Rule("never", (limit,))
+
+
 def verdict(estimate: Estimate | None, rule: Rule) -> Verdict:
     """What `rule` says about `estimate`. None means that nothing was measured."""
     if estimate is None:
@@ -132,6 +100,8 @@ def verdict(estimate: Estimate | None, rule: Rule) -> Verdict:
         holds, fails = low > rule.bounds[0], high <= rule.bounds[0]
     elif rule.kind == "less":
         holds, fails = high < rule.bounds[0], low >= rule.bounds[0]
+    elif rule.kind == "never":
+        holds, fails = estimate.value == 0 and high < rule.bounds[0], estimate.value > 0
     else:
         lo, hi = rule.bounds
         holds, fails = lo <= low and high <= hi, high < lo or low > hi
@@ -142,12 +112,15 @@ def fragile(estimate: Estimate | None, rule: Rule) -> bool:
     """Whether the verdict hangs by a hair.
 
     It does if it would be another one without one of the units, or with the interval moved either way by `LAST_DIGITS`
-    of its width, as another processor's rounding may move it. An interval of two units hangs on both of them.
+    of its width, as another processor's rounding may move it. A decided verdict hangs on a unit without which there is
+    no interval, too.
     """
-    if estimate is None or estimate.low is None or estimate.high is None or estimate.kind == "exact":
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return False
+    if estimate.kind == "exact" or rule.kind == "never":
         return False
     own, shift = verdict(estimate, rule), LAST_DIGITS * (estimate.high - estimate.low)
-    if estimate.without is None and estimate.n == 2 and own != "inconclusive":
+    if estimate.without is None and own != "inconclusive":
         return True
     others = [(estimate.low + d, estimate.high + d) for d in (-shift, shift)]
     lows, highs = (estimate.without[:2], estimate.without[2:]) if estimate.without else ((), ())
@@ -155,52 +128,39 @@ def fragile(estimate: Estimate | None, rule: Rule) -> bool:
     return any(verdict(replace(estimate, low=low, high=high), rule) != own for low, high in others)
 
 
-def left_out(intervals: Sequence[Estimate]) -> tuple[float, float, float, float] | None:
-    """`Estimate.without` from the estimates without one unit, each left out in turn; None if one has no interval."""
-    lows = [e.low for e in intervals if e.low is not None]
-    highs = [e.high for e in intervals if e.high is not None]
-    return (min(lows), max(lows), min(highs), max(highs)) if len(lows) == len(intervals) > 0 else None
+def p_value(estimate: Estimate, rule: Rule) -> float | None:
+    """The p of the rule's own test: how small a level still decides the rule, two-sided.
 
-
-def exact(value: float, *, n: int = 1) -> Estimate:
-    """A number without sampling error (an identity, a count of violations in `n` trials): the interval is the point."""
-    return Estimate(value, value, value, n, kind="exact")
-
-
-def smallest(estimates: Sequence[Estimate]) -> Estimate:
-    """The smallest of several quantities, for claims that all exceed a threshold ("A > B > C").
-
-    `low` is the smallest low end, `high` the smallest high end. Pass a family with simultaneous intervals: then this
-    interval covers the smallest quantity at the family's level. n is the smallest n, p the largest p.
+    By inversion of the interval, so that it is below .05 exactly where the verdict is decided, at any threshold; for
+    two one-sided tests it is the larger of their two. None where there is no interval, no sampling error, or a count.
     """
-    if not estimates:
-        raise ValueError("no estimates to take the smallest of")
-    lows, highs = [e.low for e in estimates], [e.high for e in estimates]
-    known = None not in lows
-    ps = [e.p for e in estimates if e.p is not None]
-    ends = [e.without for e in estimates if e.without is not None]
-    least = [min(column) for column in zip(*ends, strict=True)]
-    return Estimate(
-        min(e.value for e in estimates),
-        min(low for low in lows if low is not None) if known else None,
-        min(high for high in highs if high is not None) if known else None,
-        min(e.n for e in estimates),
-        max(ps) if len(ps) == len(estimates) else None,
-        f"smallest of {len(estimates)}, {estimates[0].kind}",
-        (least[0], least[1], least[2], least[3]) if len(ends) == len(estimates) else None,
-    )
+    if estimate.low is None or estimate.level is None or estimate.kind == "exact" or rule.kind == "never":
+        return None
+
+    def decided(alpha: float) -> bool:
+        return verdict(estimate.at(1 - alpha, without=False), rule) in ("supported", "contradicted")
+
+    own = 1 - estimate.level
+    low, high = (1e-6, own) if decided(own) else (own, 1 - 1e-6)
+    if high > own and not decided(high):
+        return 1.0
+    for _ in range(14):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if decided(middle) else (middle, high)
+    return min(1.0, high * 0.05 / own)
 
 
-def largest(estimates: Sequence[Estimate]) -> Estimate:
-    """The largest of several quantities, for claims that all stay below a threshold; see `smallest`."""
-    result = smallest([_negative(estimate) for estimate in estimates])
-    return replace(_negative(result), kind=result.kind.replace("smallest", "largest", 1))
+def detectable(estimate: Estimate | None, rule: Rule) -> float | None:
+    """The smallest distance from the threshold that this n would decide in four of five runs; None where it does not
+    matter: the verdict is decided, or there is no interval.
 
-
-def _negative(e: Estimate) -> Estimate:
-    ends = None if e.without is None else (-e.without[3], -e.without[2], -e.without[1], -e.without[0])
-    low, high = (None if end is None else -end for end in (e.high, e.low))
-    return Estimate(-e.value, low, high, e.n, e.p, e.kind, ends)
+    From half the interval, which is a normal quantile of standard errors: 1.96 + 0.84 of them are needed.
+    """
+    if estimate is None or estimate.low is None or estimate.high is None or rule.kind == "never":
+        return None
+    if verdict(estimate, rule) != "inconclusive":
+        return None
+    return (1 + 0.8416 / 1.96) * (estimate.high - estimate.low) / 2
 
 
 def _plain(number: float) -> str:

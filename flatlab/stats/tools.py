@@ -1,13 +1,13 @@
-"""Checks of arguments, and the elementary tests that the statistics share."""
+"""Checks of arguments, values as text, and the elementary intervals that the statistics share."""
 
+import functools
 import math
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Array = NDArray[np.float64]
-Alternative = Literal["two-sided", "greater", "less"]
+Array = NDArray[Any]
 
 
 def finite(name: str, value: float) -> float:
@@ -18,13 +18,27 @@ def finite(name: str, value: float) -> float:
     return number
 
 
-def vector(name: str, values: ArrayLike) -> Array:
-    """Return `values` as a finite, non-empty float array (n,), or raise ValueError."""
-    array = np.asarray(values, dtype=float)
-    if array.ndim != 1 or array.size == 0:
-        raise ValueError(f"{name} must be a non-empty list of numbers (n,), got shape {array.shape}")
+def vector(name: str, values: ArrayLike, *, worst: float | None = None, axes: int = 1) -> NDArray[np.float64]:
+    """Return `values` as a finite, non-empty float array, or raise ValueError.
+
+    Args:
+        name: of the argument, for the message.
+        values: (n,), or of so many axes.
+        worst: what stands in for NaN; None makes NaN an error.
+        axes: how many.
+    """
+    array = np.array(values, dtype=float)
+    if array.ndim != axes or array.size == 0:
+        shape = "(n,)" if axes == 1 else "(seeds, samples)"
+        raise ValueError(f"{name} must be a non-empty array {shape} of numbers, got shape {array.shape}")
+    if worst is not None:
+        array[np.isnan(array)] = finite("worst", worst)
     if not np.isfinite(array).all():
-        raise ValueError(f"{name} holds NaN or infinity at index {int(np.flatnonzero(~np.isfinite(array))[0])}")
+        place = np.argwhere(~np.isfinite(array))[0].tolist()
+        raise ValueError(
+            f"{name} holds NaN or infinity at index {place[0] if axes == 1 else place}; "
+            "worst= says what a run that diverged counts as"
+        )
     return array
 
 
@@ -35,63 +49,54 @@ def confidence(level: float) -> float:
     return level
 
 
-def side(alternative: Alternative) -> Alternative:
-    """Return the alternative, or raise ValueError."""
-    if alternative not in ("two-sided", "greater", "less"):
-        raise ValueError(f"unknown alternative {alternative!r}: choose two-sided, greater or less")
-    return alternative
-
-
 def percent(level: float) -> str:
-    """A confidence level as a reader sees it: "95 %"."""
-    return f"{100 * confidence(level):.6g} %"
+    """A confidence level as a reader sees it: "95 %", "98.33 %"."""
+    return f"{100 * confidence(level):.4g} %"
 
 
-def tail(null: Array, observed: float, alternative: Alternative) -> float:
-    """Share of the null distribution that is at least as extreme as the observed value."""
-    slack = 1e-12 * max(1.0, abs(observed))  # equal values may differ by rounding
-    above, below = float(np.mean(null >= observed - slack)), float(np.mean(null <= observed + slack))
-    both = float(np.mean(np.abs(null) >= abs(observed) - slack))
-    return {"greater": above, "less": below, "two-sided": both}[side(alternative)]
+def pack(values: Array) -> str:
+    """An array of one or two axes as text: "0.5 0.25", rows after semicolons; truth values as "8 bits: 0f a3"."""
+    rows = values if values.ndim == 2 else values[None]
+    if values.dtype == bool:
+        head = f"{rows.shape[1]} bits" + ("" if values.ndim == 2 else " in one row")
+        return f"{head}: " + " ".join(np.packbits(row).tobytes().hex() for row in rows)
+    if values.dtype.kind in "US":
+        if any(len(word.split()) != 1 for word in values.tolist()):
+            raise ValueError(f"labels must be single words, got {values.tolist()}")
+        return "words: " + " ".join(values.tolist())
+    text = "; ".join(" ".join(map(_short, row.tolist())) for row in rows)
+    return text if values.ndim == 1 else f"{text};"
+
+
+def unpack(value: Any) -> Any:
+    """Inverse of `pack`; anything but such a text comes back as it is."""
+    if not isinstance(value, str):
+        return value
+    head, colon, body = value.partition(": ")
+    if head == "words":
+        return np.array(body.split())
+    if colon:
+        size = int(head.split()[0])
+        rows = [np.unpackbits(np.frombuffer(bytes.fromhex(row), np.uint8), count=size) for row in body.split()]
+        bits = np.array(rows, dtype=bool)
+        return bits[0] if head.endswith("in one row") else bits
+    table = [[float(number) for number in row.split()] for row in value.split(";") if row.strip()]
+    return np.array(table if value.endswith(";") else table[0])
 
 
 def t_interval(values: Array, level: float) -> tuple[float, float]:
     """Student's interval of the mean of at least two values; no width where they are all equal."""
-    from scipy.stats import t
-
-    half = float(t.ppf((1 + confidence(level)) / 2, values.size - 1)) * values.std(ddof=1) / math.sqrt(values.size)
+    half = t_quantile(level, values.size - 1) * float(values.std(ddof=1)) / math.sqrt(values.size)
     return float(values.mean() - half), float(values.mean() + half)
 
 
-def t_intervals_without(values: Array, level: float) -> tuple[float, float, float, float] | None:
-    """Student's intervals without one of the values, each left out in turn: the least and the largest of their low
-    ends, the least and the largest of their high ends. None for two values, which leave one."""
+@functools.lru_cache(maxsize=4096)
+def t_quantile(level: float, freedom: float) -> float:
+    """By how many standard errors a two-sided interval at `level` reaches to either side."""
     from scipy.stats import t
 
-    n = values.size
-    if n < 3:
-        return None
-    means = (values.sum() - values) / (n - 1)
-    variances = [np.delete(values, i).var(ddof=1) for i in range(n)]
-    half = float(t.ppf((1 + confidence(level)) / 2, n - 2)) * np.sqrt(variances) / math.sqrt(n - 1)
-    low, high = means - half, means + half
-    return float(low.min()), float(low.max()), float(high.min()), float(high.max())
+    return float(t.ppf((1 + confidence(level)) / 2, freedom))
 
 
-def t_test(values: Array, null: float, alternative: Alternative) -> float:
-    """p of Student's one-sample test; 0, 1/2 or 1 in the limit where the values are all equal."""
-    from scipy.stats import t
-
-    error, shift = values.std(ddof=1) / math.sqrt(values.size), float(values.mean()) - null
-    score = shift / error if error > 0 else math.copysign(math.inf, shift) if shift else 0.0
-    above, below = float(t.sf(score, values.size - 1)), float(t.cdf(score, values.size - 1))
-    return {"greater": above, "less": below, "two-sided": min(1.0, 2 * min(above, below))}[side(alternative)]
-
-
-def reach_zero(low: float, high: float, p: float, level: float) -> tuple[float, float]:
-    """Widen an interval to reach 0 where the two-sided test of 0 does not reject at `level`.
-
-    Resampling few values gives intervals that are too short, of no width at all if the values agree; the exact test
-    knows how little they can show.
-    """
-    return (min(low, 0.0), max(high, 0.0)) if p > 1 - level else (low, high)
+def _short(number: float) -> str:
+    return str(int(number)) if math.isfinite(number) and number == int(number) and abs(number) < 1e15 else repr(number)
