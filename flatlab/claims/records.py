@@ -46,7 +46,7 @@ def record(
         seconds: what each run took, by notebook name.
 
     Raises:
-        ValueError: the present file cannot be read, a table belongs to another preset, or an estimate has no source.
+        ValueError: the present file cannot be read, or a table belongs to another preset.
     """
     path = Path(folder) / f"{preset}.json"
     papers: dict[str, Any] = dict(read_file(path)["papers"]) if path.exists() else {}
@@ -54,12 +54,6 @@ def record(
         if table.preset != preset:
             raise ValueError(f"{table.paper} ran with preset {table.preset!r}, not {preset!r}: record it under its own")
         content = table.to_dict()
-        for claim in content["claims"]:
-            if (claim["estimate"] or {}).get("low") is not None and not claim["estimate"]["source"]:
-                raise ValueError(
-                    f"{table.paper}: the estimate of {claim['id']} has no source, so that nobody could make it again: "
-                    "make it by a function of flatlab.stats"
-                )
         entry = {name: content[name] for name in (*RUN, "claims")}
         papers[table.paper] = entry | {"seconds": (seconds or {}).get(table.paper)}
     content = {"schema": SCHEMA, "preset": preset, "papers": dict(sorted(papers.items()))}

@@ -120,7 +120,7 @@ def fragile(estimate: Estimate | None, rule: Rule) -> bool:
     if estimate.kind == "exact" or rule.kind == "never":
         return False
     own, shift = verdict(estimate, rule), LAST_DIGITS * (estimate.high - estimate.low)
-    if estimate.without is None and own != "inconclusive":
+    if estimate.source is not None and estimate.without is None and own != "inconclusive":
         return True
     others = [(estimate.low + d, estimate.high + d) for d in (-shift, shift)]
     lows, highs = (estimate.without[:2], estimate.without[2:]) if estimate.without else ((), ())
