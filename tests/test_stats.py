@@ -183,7 +183,7 @@ def test_a_run_that_diverged_loses():
     lost = stats.paired_difference(a, b, worst=0.0)
     assert lost.value == pytest.approx((0.2 - 0.75 + 0.02) / 3)
     assert stats.recompute(lost.source) == lost
-    assert stats.paired_difference([math.nan] * 3, b, worst=0.0).value == pytest.approx(-np.mean(b))
+    assert stats.paired_difference([math.nan, math.inf, -math.inf], b, worst=0.0).value == pytest.approx(-np.mean(b))
 
 
 def test_a_bounded_difference_stays_in_its_bounds():
@@ -276,6 +276,16 @@ def test_crossing_agrees_with_a_bootstrap_of_seeds_and_samples():
     ours, peer = stats.crossed_difference(*HITS), np.quantile(drawn, (0.025, 0.975))
     assert ours.high - ours.low == pytest.approx(np.ptp(peer), rel=0.35)
     assert np.mean(ends(ours)) == pytest.approx(np.mean(peer), abs=0.02)
+
+
+def test_few_differing_hits_widen():
+    a, b = np.ones((3, 30), bool), np.ones((3, 30), bool)
+    b[:, 0] = False
+    found, added = stats.crossed_difference(a, b), [np.hstack([a, [[1, 0]] * 3]), np.hstack([b, [[0, 1]] * 3])]
+    shifted = stats.crossed_difference(added[0] + 0.5, added[1] + 0.5)  # no truth values any more
+    assert found.low <= shifted.low < 0
+    assert found.high >= shifted.high
+    assert stats.crossed_difference(a, a).low is None
 
 
 def test_crossing_is_wider_than_seeds_alone():

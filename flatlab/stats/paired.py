@@ -40,7 +40,7 @@ def mean(values: ArrayLike, *, level: float = 0.95, worst: float | None = None, 
     Args:
         values: (n,) one number a unit. With n = 1 there is no interval.
         level: of the interval.
-        worst: what a NaN counts as, such as a run that diverged; None makes NaN an error.
+        worst: what a NaN or an infinity counts as, such as a run that diverged; None makes them an error.
         support: least and largest possible value; the interval does not leave them.
     """
     return _mean(vector("values", values, worst=worst), level, support, "mean")
@@ -55,7 +55,7 @@ def paired_difference(
     Args:
         a, b: (n,) one number a unit, in the same order of units. With n = 1 there is no interval.
         level: of the interval.
-        worst: what a NaN in either counts as, such as a run that diverged; None makes NaN an error.
+        worst: what a NaN or an infinity in either counts as, such as a run that diverged; None makes them an error.
         support: least and largest possible value of a and b, such as (0, 1) for accuracies.
     """
     return _paired(a, b, level, worst, support)
@@ -102,7 +102,7 @@ def trend(responses: ArrayLike, doses: ArrayLike, *, level: float = 0.95, worst:
         responses: (n, k) one unit a row, one dose a column.
         doses: (k,) at least two different ones; their logarithms give the rise "per tenfold dose".
         level: of the interval.
-        worst: what a NaN counts as; None makes NaN an error.
+        worst: what a NaN or an infinity counts as; None makes them an error.
     """
     table, places = vector("responses", responses, worst=worst, axes=2), vector("doses", doses)
     if places.size != table.shape[1] or np.ptp(places) == 0:

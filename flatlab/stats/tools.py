@@ -24,7 +24,7 @@ def vector(name: str, values: ArrayLike, *, worst: float | None = None, axes: in
     Args:
         name: of the argument, for the message.
         values: (n,), or of so many axes.
-        worst: what stands in for NaN; None makes NaN an error.
+        worst: what stands in for NaN and infinity; None makes them an error.
         axes: how many.
     """
     array = np.array(values, dtype=float)
@@ -32,7 +32,7 @@ def vector(name: str, values: ArrayLike, *, worst: float | None = None, axes: in
         shape = "(n,)" if axes == 1 else "(seeds, samples)"
         raise ValueError(f"{name} must be a non-empty array {shape} of numbers, got shape {array.shape}")
     if worst is not None:
-        array[np.isnan(array)] = finite("worst", worst)
+        array[~np.isfinite(array)] = finite("worst", worst)
     if not np.isfinite(array).all():
         place = np.argwhere(~np.isfinite(array))[0].tolist()
         raise ValueError(
