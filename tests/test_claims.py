@@ -9,8 +9,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from flatlab import claims
-from flatlab.claims import MIME, Claim, ClaimTable, from_notebook, load_recorded, markdown_table, record, recorded
-from flatlab.stats import Estimate, exact, greater, less, within
+from flatlab.claims import MIME, Claim, ClaimTable, from_notebook, load_recorded, record, recorded
+from flatlab.stats import Estimate, exact, greater, less
 
 SEEN = Estimate(-0.42137, -0.51239, -0.33035, 5, 0.00031, "paired t, 95 %")
 VERSIONS = claims.versions()
@@ -154,7 +154,6 @@ def test_corrupt_records_are_reported_and_break_nothing(tmp_path, recwarn):
 
 def test_no_records_at_all(tmp_path):
     assert load_recorded("01_demo") == {}
-    assert markdown_table({}) == "No results are recorded yet."
 
 
 def test_folders_are_tried_in_order(tmp_path, monkeypatch):
@@ -233,28 +232,6 @@ def test_notebook_without_its_numbers_is_a_value_error():
         from_notebook({"cells": [{"outputs": [{"data": data, "metadata": {}}]}]})
 
 
-def test_readme_table(tmp_path):
-    folder = tmp_path / "r"
-    record([table("cpu")], "cpu", folder)
-    gpu = ClaimTable([Claim("C1", HOSTILE, within(-1, 1), exact(0))], paper="01_demo", preset="gpu")
-    record([gpu], "gpu", folder)
-    text = markdown_table(recorded(folder))
-    lines = text.splitlines()
-    assert lines[0] == "| claim | source | cpu | gpu |"
-    assert "✓ supported<br>−0.421 nats [−0.512, −0.33], n = 5" in text
-    assert "<script" not in text
-    assert "a &amp; b" in text
-    assert all(line.replace("\\|", "").count("|") == 5 for line in lines)
-    readme = tmp_path / "README.md"
-    readme.write_text("# A\n\n<!-- claims:begin -->\nold\n<!-- claims:end -->\n\nend\n")
-    assert claims.update_readme(readme, recorded(folder)) is True
-    assert claims.update_readme(readme, recorded(folder)) is False
-    assert readme.read_text() == f"# A\n\n<!-- claims:begin -->\n{text}\n<!-- claims:end -->\n\nend\n"
-    readme.write_text("no markers")
-    with pytest.raises(ValueError, match="claims:begin"):
-        claims.update_readme(readme, {})
-
-
 def test_claims_refuse_nonsense():
     for wrong, error in (
         ({"id": " C1"}, ValueError),
@@ -318,7 +295,6 @@ def test_a_fragile_verdict_is_marked_wherever_it_is_shown(tmp_path):
     assert "fragile: the verdict would be another one" in tab._repr_html_()
     assert "fragile" not in firm._repr_html_() + repr(firm)
     record([tab], "cpu", tmp_path)
-    assert "✓ supported, fragile<br>" in markdown_table(recorded(tmp_path))
     (claim,) = [c for c in load_recorded("01_demo", tmp_path)["cpu"]["claims"] if c["id"] == "C1"]
     assert claim["fragile"] is True
     assert claim["estimate"]["without"] == [-1.2, -0.7, -0.1, 0.2]

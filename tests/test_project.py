@@ -5,15 +5,12 @@ import importlib
 import importlib.util
 import inspect
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
-
-from flatlab import claims
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "flatlab"
@@ -249,13 +246,6 @@ def test_the_project_speaks_of_itself_alone() -> None:
         if path.suffix in {".py", ".md", ".toml", ".yml", ".lock", ".ipynb", ".json", ""} and path.is_file():
             found = pattern.search(path.read_text(errors="ignore"))
             assert not found, f"{name} names {found and found[0]!r}"
-
-
-def test_readme_shows_the_recorded_claims(tmp_path):
-    readme = shutil.copy(ROOT / "README.md", tmp_path)
-    recorded = claims.recorded(ROOT / "notebooks" / "results")
-    assert "cpu" in recorded
-    assert not claims.update_readme(readme, recorded), "run make record"
 
 
 def test_changed_rooms_lead_to_their_tests(tmp_path):

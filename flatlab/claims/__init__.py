@@ -14,9 +14,9 @@ their verdicts from the values of the units in them, and `reading` fills their n
 from flatlab.claims.claim import Change, Claim
 from flatlab.claims.compare import Difference, compare, read_claims, recompute
 from flatlab.claims.environment import environment, versions
+from flatlab.claims.markdown import full_table, tally, update_readme, update_table
 from flatlab.claims.prose import reading
-from flatlab.claims.records import load_recorded, record, recorded, update_readme
-from flatlab.claims.render import markdown_table
+from flatlab.claims.records import load_recorded, record, recorded
 from flatlab.claims.table import MIME, ClaimTable, from_notebook
 
 __all__ = [
@@ -28,13 +28,15 @@ __all__ = [
     "compare",
     "environment",
     "from_notebook",
+    "full_table",
     "load_recorded",
-    "markdown_table",
     "read_claims",
     "reading",
     "recompute",
     "record",
     "recorded",
+    "tally",
     "update_readme",
+    "update_table",
     "versions",
 ]

@@ -1,4 +1,4 @@
-"""Recorded claims: one JSON file per preset, and the table that a README shows of them.
+"""Recorded claims: one JSON file per preset.
 
 {"schema": 2, "preset": "cpu", "papers": {notebook: {"claims": [...], "environment": {...}, "seconds": 71.0, ...}}}
 
@@ -14,13 +14,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from flatlab.claims.render import markdown_table
 from flatlab.files import write_text
 from flatlab.names import PRESETS
 from flatlab.stats import Estimate
 
 SCHEMA = 2
-README_MARKERS = ("<!-- claims:begin -->", "<!-- claims:end -->")
 RUN = ("title", "seeds", "device", "environment", "settings", "config", "hashes", "changes")  # what is kept of a run
 _FIELDS = ("id", "statement", "source", "where", "rule", "verdict", "estimate")
 
@@ -76,20 +74,6 @@ def recorded(folder: Path | str | None = None) -> dict[str, dict[str, Any]]:
 def load_recorded(paper: str, folder: Path | str | None = None) -> dict[str, dict[str, Any]]:
     """Preset -> what was recorded for one notebook: its claims with numbers, environment and seconds."""
     return {name: content["papers"][paper] for name, content in recorded(folder).items() if paper in content["papers"]}
-
-
-def update_readme(path: Path | str, recorded: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Replace what stands between the two claims markers of a Markdown file; True if that changed the file."""
-    path = Path(path)
-    text = path.read_text(encoding="utf-8")
-    begin, end = README_MARKERS
-    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise ValueError(f"{path} must hold {begin} and {end} once each, in this order")
-    before, after = text.split(begin)[0], text.split(end)[1]
-    renewed = f"{before}{begin}\n{markdown_table(recorded)}\n{end}{after}"
-    if renewed != text:
-        write_text(path, renewed)
-    return renewed != text
 
 
 def find_folder(folder: Path | str | None = None) -> Path | None:

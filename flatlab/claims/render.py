@@ -1,16 +1,20 @@
-"""Claims as a person reads them: HTML for a notebook, Markdown for a README, and the wording of numbers."""
+"""Claims as a person reads them: HTML for a notebook, and the wording that every table shares."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import Any, Protocol
+from typing import Any
 
-from flatlab.stats import Estimate, Rule, Verdict
+from flatlab.claims.claim import Claim
+from flatlab.stats import Estimate, Verdict
 
 SYMBOLS: dict[Verdict, str] = {"supported": "✓", "contradicted": "✗", "inconclusive": "?", "not run": "–"}
-FRAGILE = (
-    "fragile: the verdict would be another one without one of the units, or after as small a shift of the interval as "
-    "another processor's rounding can cause"
-)
+LEGEND = {
+    "fragile": "the verdict would be another one without one of the units, or after as small a shift of the interval "
+    "as another processor's rounding can cause",
+    "exploratory": "subset, measure or threshold were chosen on the same data, so that it suggests, not confirms",
+    "could have seen": "the smallest distance from the threshold that this n decides in four of five runs",
+    "family": "its verdicts hold together, by intervals at a higher level",
+}
 _COLOURS: dict[Verdict, str] = {
     "supported": "#15803d",
     "contradicted": "#d03030",
@@ -19,35 +23,8 @@ _COLOURS: dict[Verdict, str] = {
 }
 
 
-class Row(Protocol):
-    """What the tables need of a claim; see `flatlab.claims.Claim`."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def statement(self) -> str: ...
-    @property
-    def rule(self) -> Rule: ...
-    @property
-    def estimate(self) -> Estimate | None: ...
-    @property
-    def source(self) -> str: ...
-    @property
-    def where(self) -> str: ...
-    @property
-    def paper_value(self) -> float | str | None: ...
-    @property
-    def unit(self) -> str: ...
-    @property
-    def note(self) -> str: ...
-    @property
-    def verdict(self) -> Verdict: ...
-    @property
-    def fragile(self) -> bool: ...
-
-
 def html_table(
-    claims: Sequence[Row],
+    claims: Sequence[Claim],
     *,
     caption: str,
     preset: str,
@@ -55,71 +32,95 @@ def html_table(
     settings: Mapping[str, Any] | None = None,
     notes: Iterable[str] = (),
 ) -> str:
-    """The table of a notebook. `others`: preset -> claim id -> recorded claim, one more column each.
+    """The table of a notebook.
 
-    `settings`: what the run tuned, folded away below the table.
+    Args:
+        claims: its rows.
+        caption: above it.
+        preset: of this run.
+        others: preset -> claim id -> recorded claim, one more column each.
+        settings: what the run tuned, folded away below the table.
+        notes: paragraphs below the table.
     """
-    heads = ["claim", "paper's value", f"ours ({preset})", "interval", "n", "rule", "verdict"]
+    theirs = any(claim.paper_value is not None for claim in claims)
+    heads = ["claim", *["paper's value"] * theirs, f"ours ({preset})", "interval", "n", "rule", "verdict"]
     heads += [f"recorded: {name}" for name in others]
     cell = 'style="text-align: left; vertical-align: top"'  # Jupyter aligns right and reads no style sheet of ours
     rows = []
     for claim in claims:
-        values = [claim_text(claim), *number_cells(claim), verdict_text(claim.verdict, claim.fragile)]
+        values = [_claim(claim), *[escape(reported(claim.paper_value))] * theirs, *_numbers(claim)]
+        values.append(_verdict(claim.verdict, marks(claim.fragile, claim.exploratory)))
         values += [_recorded(recorded.get(claim.id), str(claim.rule)) for recorded in others.values()]
         rows.append("".join(f"<td {cell}>{value}</td>" for value in values))
     head = "".join(f'<th scope="col" {cell}>{escape(name)}</th>' for name in heads)
     body = "".join(f"<tr>{row}</tr>" for row in rows)
     known = [recorded[claim.id] for recorded in others.values() for claim in claims if claim.id in recorded]
-    marked = any(claim.fragile for claim in claims) or any(claim.get("fragile") for claim in known)
-    notes = ([FRAGILE] if marked else []) + list(notes)
-    tail = _settings(settings or {}) + "".join(f"<p>{escape(note)}</p>" for note in notes)
+    marked = {mark for claim in known for mark in _recorded_marks(claim)}
+    lines = [*legend(claims, marked), *notes]
+    tail = _settings(settings or {}) + "".join(f"<p>{escape(line)}</p>" for line in lines)
     return (
         f"<table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{tail}"
     )
 
 
-def claim_text(claim: Row) -> str:
-    """Id, statement, source and note of a claim, as HTML."""
+def marks(fragile: bool, exploratory: str) -> list[str]:
+    """The marks beside a verdict, as words."""
+    return ["fragile"] * fragile + ["exploratory"] * bool(exploratory)
+
+
+def remarks(claim: Claim) -> list[str]:
+    """What stands below a statement, line by line: source, why it only explores, for whom it speaks, a note."""
     source = f"paper, {claim.where}" if claim.source == "paper" else "our own claim"
-    note = f"<br><small>{escape(claim.note)}</small>" if claim.note else ""
-    return f"<b>{escape(claim.id)}</b> {escape(claim.statement)}<br><small><i>{escape(source)}</i></small>{note}"
+    lines = [source + (f"; family {claim.family}" if claim.family else "")]
+    lines += [f"exploratory: {claim.exploratory}"] if claim.exploratory else []
+    lines += [f"speaks for {claim.population}"] if claim.population else []
+    return lines + ([claim.note] if claim.note else [])
 
 
-def number_cells(claim: Row) -> list[str]:
-    """The paper's value, ours, interval, n and rule of a claim, as HTML."""
-    paper, unit, estimate = claim.paper_value, f" {escape(claim.unit)}" if claim.unit else "", claim.estimate
-    theirs = escape(reported(paper))
-    rule = f"<code>{escape(str(claim.rule))}</code>"
+def method(claim: Claim) -> list[str]:
+    """How an interval was made, the p of the rule, and what an inconclusive one could have seen."""
+    if claim.estimate is None:
+        return []
+    kind = "" if claim.estimate.kind == "exact" else claim.estimate.kind.replace(" %", "\N{NO-BREAK SPACE}%")
+    seen = "" if claim.detectable is None else f"could have seen {number(claim.detectable)}"
+    return [part for part in (kind, p_value(claim.estimate.p), seen) if part]
+
+
+def count(claim: Claim) -> str:
+    """n with what it counts, "30 seeds × images"."""
+    units = claim.units.replace(" x ", " × ")
+    return "–" if claim.estimate is None else f"{claim.estimate.n} {units}".strip()
+
+
+def legend(claims: Iterable[Claim], others: Iterable[str] = ()) -> list[str]:
+    """A sentence for each mark and word that needs one and occurs among the claims, or in `others`."""
+    found = set(others)
+    for claim in claims:
+        found |= set(marks(claim.fragile, claim.exploratory)) | ({"family"} if claim.family else set())
+        found |= set() if claim.detectable is None else {"could have seen"}
+    return [f"{word}: {meaning}" for word, meaning in LEGEND.items() if word in found]
+
+
+def _claim(claim: Claim) -> str:
+    """Id, statement and remarks of a claim, as HTML."""
+    below = "".join(f"<br><small>{escape(line)}</small>" for line in remarks(claim))
+    return f"<b>{escape(claim.id)}</b> {escape(claim.statement)}{below}"
+
+
+def _numbers(claim: Claim) -> list[str]:
+    """Ours, interval, n and rule of a claim, as HTML."""
+    estimate, rule = claim.estimate, f"<code>{escape(str(claim.rule))}</code>"
     if estimate is None:
-        return [theirs, "–", "–", "–", rule]
-    kind = escape(", ".join(part for part in (estimate.kind, p_value(estimate.p)) if part))
-    below = f"<br><small>{kind}</small>" if kind and kind != "exact" else ""
-    return [theirs, number(estimate.value) + unit, interval(estimate) + below, str(estimate.n), rule]
+        return ["–", "–", "–", rule]
+    below = "".join(f"<br><small>{escape(part)}</small>" for part in method(claim))
+    ours = f"{number(estimate.value)} {escape(claim.unit)}".strip()
+    return [ours, interval(estimate) + below, escape(count(claim)), rule]
 
 
-def verdict_text(verdict: Verdict, fragile: bool = False) -> str:
-    """A verdict by symbol, word and colour, and the mark of one that hangs by a hair, as HTML."""
+def _verdict(verdict: Verdict, words: Iterable[str]) -> str:
+    """A verdict by symbol, word and colour, and its marks, as HTML."""
     word = f'<b style="color: {_COLOURS[verdict]}; white-space: nowrap">{SYMBOLS[verdict]} {verdict}</b>'
-    return word + ("<br><small>fragile</small>" if fragile else "")
-
-
-def markdown_table(recorded: Mapping[str, Mapping[str, Any]]) -> str:
-    """The recorded claims as a Markdown table: one row a claim, one column a preset."""
-    papers = sorted({paper for content in recorded.values() for paper in content["papers"]})
-    lines = [f"| claim | source | {' | '.join(recorded)} |", "| --- " * (len(recorded) + 2) + "|"] if papers else []
-    for paper in papers:
-        columns = [
-            {claim["id"]: claim for claim in content["papers"].get(paper, {}).get("claims", ())}
-            for content in recorded.values()
-        ]
-        lines.append(f"| **{_markdown(paper)}** |" + " |" * (len(columns) + 1))
-        for name in dict.fromkeys(name for column in columns for name in column):
-            claim = next(column[name] for column in reversed(columns) if name in column)
-            source = f"{claim['source']}, {claim['where']}" if claim["source"] == "paper" else "ours"
-            cells = [_markdown_verdict(column.get(name)) for column in columns]
-            text = f"{name}: {claim['statement']}"
-            lines.append(f"| {_markdown(text)} | {_markdown(source)} | {' | '.join(cells)} |")
-    return "\n".join(lines) if lines else "No results are recorded yet."
+    return word + "".join(f"<br><small>{mark}</small>" for mark in words)
 
 
 def number(value: float) -> str:
@@ -161,21 +162,9 @@ def _recorded(claim: Mapping[str, Any] | None, rule: str) -> str:
     if claim is None:
         return "–"
     other = "" if claim["rule"] == rule else f"<br><small>by another rule: {escape(claim['rule'])}</small>"
-    known, mark = claim["verdict"] in SYMBOLS, bool(claim.get("fragile"))
-    return (verdict_text(claim["verdict"], mark) if known else escape(str(claim["verdict"]))) + other
+    known = claim["verdict"] in SYMBOLS
+    return (_verdict(claim["verdict"], _recorded_marks(claim)) if known else escape(str(claim["verdict"]))) + other
 
 
-def _markdown_verdict(claim: Mapping[str, Any] | None) -> str:
-    if claim is None:
-        return ""
-    words = f"{SYMBOLS.get(claim['verdict'], '')} {_markdown(claim['verdict'])}".strip()
-    words += ", fragile" if claim.get("fragile") else ""
-    if not claim.get("estimate"):
-        return words
-    estimate = Estimate(**claim["estimate"])
-    unit = f" {_markdown(claim['unit'])}" if claim.get("unit") else ""
-    return f"{words}<br>{number(estimate.value)}{unit} {interval(estimate)}, n = {estimate.n}"
-
-
-def _markdown(text: str) -> str:
-    return escape(" ".join(text.split()), quote=False).replace("|", "\\|")
+def _recorded_marks(claim: Mapping[str, Any]) -> list[str]:
+    return marks(bool(claim.get("fragile")), claim.get("exploratory", ""))

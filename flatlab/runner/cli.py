@@ -15,7 +15,7 @@ from flatlab.runner.batch import run
 from flatlab.runner.notebooks import StudyError
 from flatlab.runner.params import PRESETS
 from flatlab.runner.records import read_records
-from flatlab.runner.store import store_cover, store_outputs
+from flatlab.runner.store import store_outputs
 from flatlab.runner.terminal import Terminal, claims_summary, table, tally
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -116,7 +116,9 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("name", nargs="?", metavar="NAME", help="the data set to download or check")
     data.add_argument("--root", metavar="DIR", help="folder of the data (default: $FLATLAB_DATA)")
 
-    recording = add("record", _record, "Keep the claims of executed notebooks beside the notebooks, and in the README.")
+    recording = add(
+        "record", _record, "Keep claims and figures of executed notebooks beside the notebooks; renew the tables."
+    )
     _add_preset(recording, default="cpu")
     _add_out(recording)
     _add_notebooks(recording)
@@ -128,6 +130,12 @@ def _parser() -> argparse.ArgumentParser:
             side, metavar=side.upper(), help="a recorded file (.json), or an executed notebook or more"
         )
     checking.add_argument("--numbers", action="store_true", help="exit 1 also if a digit of an estimate differs")
+
+    again = add(
+        "recompute", _recompute, "Derive every recorded verdict from the values of its units; exit 1 if one differs."
+    )
+    again.add_argument("files", nargs="*", metavar="FILE", help="recorded files (default: all in notebooks/results)")
+    _add_notebooks(again)
 
     storing = add("store", _store, "Put the outputs of executed notebooks into the notebooks themselves.")
     _add_preset(storing, default="quick")
@@ -271,35 +279,32 @@ def _data(options: argparse.Namespace) -> int:
 
 
 def _record(options: argparse.Namespace) -> int:
-    from flatlab import claims
+    from flatlab.runner.evidence import record
 
     preset = _one_of("preset", options.preset, PRESETS)
-    folder = Path(options.out) / preset
-    tables, seconds = [], {}
+    out, folder, readme = (Path(place) for place in (options.out, options.notebooks, options.readme))
     try:
-        for result in read_records(folder):
-            # Other seeds and parameters are variations; what stands beside the notebooks is the notebook as it is.
-            if result.job != result.notebook:
-                continue
-            if result.state != "done" or not result.output:
-                print(f"left out: {result.job} ({result.state})")
-                continue
-            for found in claims.from_notebook(notebooks.load(folder / result.output)):
-                tables.append(found)
-                seconds[found.paper] = result.seconds or 0.0
-        if not tables:
-            raise StudyError(
-                f"no claims in {folder}: run the notebooks first (python -m flatlab run --preset {preset})"
-            )
-        kept = Path(options.notebooks) / "results"
-        print(f"recorded: {claims.record(tables, preset, kept, seconds=seconds)}")
-        changed = claims.update_readme(options.readme, claims.recorded(kept))
+        print("\n".join(record(preset, out=out, folder=folder, readme=readme)))
     except StudyError:
         raise
     except (OSError, ValueError) as error:
         return _complain(error, FAILED)
-    print(f"{options.readme}: {'table renewed' if changed else 'nothing new'}")
     return OK
+
+
+def _recompute(options: argparse.Namespace) -> int:
+    from flatlab.runner.evidence import recompute
+
+    kept = Path(options.notebooks) / "results"
+    files = [Path(name) for name in options.files] or sorted(kept.glob("*.json"))
+    if not files:
+        raise StudyError(f"no records in {kept}: make one first (python -m flatlab record)")
+    try:
+        lines, different = recompute(files)
+    except (OSError, ValueError) as error:
+        return _complain(error, FAILED)
+    print("\n".join(lines))
+    return FAILED if different else OK
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -331,8 +336,6 @@ def _store(options: argparse.Namespace) -> int:
     try:
         for name, path in own.items():
             print(f"stored: {store_outputs(path, ready[name])}")
-            if cover := store_cover(path, path.parent / "results"):
-                print(f"stored: {cover}")
     except OSError as error:
         return _complain(error, FAILED)
     return OK

@@ -10,12 +10,11 @@ from typing import Any
 from urllib.parse import quote
 
 from flatlab.claims import Claim, ClaimTable
-from flatlab.claims.render import FRAGILE, SYMBOLS, interval, number, p_value, reported
+from flatlab.claims.render import SYMBOLS, count, interval, legend, marks, method, number, remarks, reported
 from flatlab.runner.style import CSS
 from flatlab.stats import Estimate, Rule, Verdict
 
 CLASSES: dict[Verdict, str] = {"supported": "good", "contradicted": "bad", "inconclusive": "open", "not run": "none"}
-_COLUMNS = ("claim", "verdict", "ours", "interval", "n", "paper's value", "rule")
 
 
 @dataclass(frozen=True)
@@ -62,20 +61,24 @@ def render(jobs: Sequence[JobView], *, title: str, preset: str) -> str:
 
 def _header(jobs: Sequence[JobView], title: str, preset: str) -> str:
     finished = [job for job in jobs if not job.problem]
-    counts = Counter(claim.verdict for job in finished for table in job.tables for claim in table.claims)
-    total = sum(counts.values())
+    claims = [claim for job in finished for table in job.tables for claim in table.claims]
+    counts = Counter(word for claim in claims for word in (claim.verdict, *_marks(claim)))
     bar = "".join(
         f'<span class="{CLASSES[name]}" style="flex: {counts[name]}"></span>' for name in SYMBOLS if counts[name]
     )
     items = "".join(
         f'<li class="{CLASSES[name]}"><b>{counts[name]}</b> {SYMBOLS[name]} {name}</li>' for name in SYMBOLS
     )
-    facts = [f"{len(finished)} of {_count(len(jobs), 'job')} ran to the end", _count(total, "claim")]
+    facts = [f"{len(finished)} of {_count(len(jobs), 'job')} ran to the end", _count(len(claims), "claim")]
     facts += [f"finished {_when(max(job.finished for job in jobs))}"] if any(job.finished for job in jobs) else []
-    tally = f'<div class="tally"><div class="bar" aria-hidden="true">{bar}</div><ul class="counts">{items}</ul></div>'
+    marked = _spans(f"{counts[mark]} {mark}" for mark in ("fragile", "exploratory") if counts[mark])
+    tally = (
+        f'<div class="bar" aria-hidden="true">{bar}</div><ul class="counts">{items}</ul><p class="meta">{marked}</p>'
+    )
+    tally = f'<div class="tally">{tally}</div>' if claims else ""
     return (
         f'<header>\n<p class="eyebrow">Preset {escape(preset)}</p>\n<h1>{escape(title)}</h1>\n'
-        f'<p class="meta">{_spans(facts)}</p>\n{tally if total else ""}\n</header>\n'
+        f'<p class="meta">{_spans(facts)}</p>\n{tally}\n</header>\n'
     )
 
 
@@ -125,40 +128,56 @@ def _claims(table: ClaimTable) -> str:
     caption = (
         f"{table.title or 'Claims'}: preset {table.preset}{seeds}; the shaded side is where the rule wants the interval"
     )
-    caption += f"; {FRAGILE}" if any(claim.fragile for claim in table.claims) else ""
-    head = "".join(f'<th scope="col" role="columnheader">{escape(name)}</th>' for name in _COLUMNS)
-    rows = "".join(map(_row, table.claims))
+    theirs = any(claim.paper_value is not None for claim in table.claims)
+    columns = ["claim", "verdict", "ours", "interval", "n", *["paper's value"] * theirs, "rule"]
+    head = "".join(f'<th scope="col" role="columnheader">{escape(name)}</th>' for name in columns)
+    rows = "".join(_row(claim, theirs) for claim in table.claims)
+    words = "".join(f"<p>{escape(line)}</p>" for line in legend(table.claims))
+    below = f'<div class="legend">{words}</div>' if words else ""
     # roles are spelled out because the phone layout changes `display`, which takes the table semantics away
     return (
         f'<table role="table"><caption>{escape(caption)}</caption>'
         f'<thead role="rowgroup"><tr role="row">{head}</tr></thead><tbody role="rowgroup">{rows}</tbody></table>'
+        f"{below}{_log(table)}"
     )
 
 
-def _row(claim: Claim) -> str:
+def _row(claim: Claim, theirs: bool) -> str:
+    """One claim; `theirs`: whether the table has a column of the paper's values."""
     estimate, css = claim.estimate, CLASSES[claim.verdict]
-    source = f"paper, {claim.where}" if claim.source == "paper" else "our own claim"
-    below = "; ".join(part for part in (source, claim.family and f"family {claim.family}") if part)
-    note = f'<span class="small">{escape(claim.note)}</span>' if claim.note else ""
-    ours, drawn, n = "–", "–", "–"
+    ours, drawn = "–", "–"
     if estimate is not None:
-        unit = f" {escape(claim.unit)}" if claim.unit else ""
-        ours, n = f"{number(estimate.value)}{unit}", str(estimate.n)
-        words = [part for part in (estimate.kind, p_value(estimate.p)) if part and part != "exact"]
+        unit = f'<span class="small">{escape(claim.unit)}</span>' if claim.unit else ""
+        ours = f'<span class="number">{number(estimate.value)}</span>{unit}'
         drawn = f'{interval_svg(estimate, claim.rule, css)}<span class="number">{interval(estimate)}</span>'
-        drawn += f'<span class="small">{", ".join(f"<span>{escape(part)}</span>" for part in words)}</span>'
-    mark = '<span class="small">fragile</span>' if claim.fragile else ""
-    cells = (
-        ("verdict", f'<span class="verdict {css}">{SYMBOLS[claim.verdict]} {claim.verdict}</span>{mark}'),
-        ("ours", f'<span class="number">{ours}</span>'),
-        ("interval", f"<div>{drawn}</div>"),
-        ("n", f'<span class="number">{n}</span>'),
-        ("paper's value", escape(reported(claim.paper_value))),
+        drawn += _small(method(claim))
+    verdict = f'<span class="verdict {css}">{SYMBOLS[claim.verdict]} {claim.verdict}</span>'
+    cells = [
+        ("verdict", verdict + _small(_marks(claim))),
+        ("ours", ours),
+        ("interval", drawn),
+        ("n", escape(count(claim))),
+        *[("paper's value", escape(reported(claim.paper_value)))] * theirs,
         ("rule", f"<code>{escape(str(claim.rule))}</code>"),
-    )
-    head = f'<b>{escape(claim.id)}</b> {escape(claim.statement)}<span class="small">{escape(below)}</span>{note}'
-    body = "".join(f'<td role="cell" data-label="{escape(label)}">{value}</td>' for label, value in cells)
+    ]
+    head = f"<b>{escape(claim.id)}</b> {escape(claim.statement)}{_small(remarks(claim))}"
+    body = "".join(f'<td role="cell" data-label="{escape(label)}"><div>{value}</div></td>' for label, value in cells)
     return f'<tr role="row"><th scope="row" role="rowheader">{head}</th>{body}</tr>'
+
+
+def _marks(claim: Claim) -> list[str]:
+    return marks(claim.fragile, claim.exploratory)
+
+
+def _small(lines: Iterable[str]) -> str:
+    return "".join(f'<span class="small">{escape(line)}</span>' for line in lines)
+
+
+def _log(table: ClaimTable) -> str:
+    """The changes of the rules, folded away; nothing without any."""
+    items = "".join(f"<li>{escape(f'{c.date}, {c.ids}: {c.what}')}</li>" for c in table.changes)
+    summary = f"<summary>Changes of the rules ({len(table.changes)})</summary>"
+    return f"<details>{summary}<ul>{items}</ul></details>" if items else ""
 
 
 def interval_svg(estimate: Estimate, rule: Rule, css: str) -> str:
@@ -174,8 +193,8 @@ def interval_svg(estimate: Estimate, rule: Rule, css: str) -> str:
     def at(value: float) -> float:
         return round(width * (value - left) / (right - left), 1)
 
-    start = {"greater": at(rule.bounds[0]), "less": 0.0, "within": at(rule.bounds[0])}[rule.kind]
-    end = {"greater": width, "less": at(rule.bounds[0]), "within": at(rule.bounds[-1])}[rule.kind]
+    start = at(rule.bounds[0]) if rule.kind in ("greater", "within") else 0.0
+    end = width if rule.kind == "greater" else at(rule.bounds[-1])
     parts = [f'<rect class="zone" x="{start}" y="1" width="{round(max(end - start, 0.5), 1)}" height="20" rx="2"/>']
     parts.append(f'<line class="axis" x1="0" y1="{middle}" x2="{width}" y2="{middle}"/>')
     labels = [(at(bound), number(bound)) for bound in rule.bounds]

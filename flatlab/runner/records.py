@@ -3,6 +3,7 @@
 results/<preset>/<job>.ipynb           executed to the end, published by one atomic rename
 results/<preset>/jobs/<job>.json       the record: state, seconds, error, key
 results/<preset>/failed/<job>.ipynb    as far as a failed run came, for reading
+results/<preset>/results/...           recorded pictures that executed notebooks show, copied from beside the notebooks
 results/<preset>/running/...           files of runs in progress; named by host and process, swept when that is gone
 """
 
@@ -81,7 +82,7 @@ def write_record(folder: Path, result: JobResult) -> None:
 def sweep(folder: Path) -> list[Path]:
     """Remove temporary files that processes of this host left behind when they died; return what was removed."""
     removed = []
-    for path in [*folder.glob("running/*"), *folder.glob(".*.part"), *folder.glob("*/.*.part")]:
+    for path in [*folder.glob("running/*"), *folder.rglob(".*.part")]:
         if abandoned(path):
             path.unlink(missing_ok=True)
             removed.append(path)

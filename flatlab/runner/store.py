@@ -1,16 +1,14 @@
 """Putting the outputs of a run into the notebooks themselves, so that a reader sees them without running anything.
 
 What the runner added is taken off again: the injected parameters, papermill's metadata and the times of the cells. The
-sources stay as they are in the notebook; outputs are only taken from a run of exactly these cells. The figure of the
-cell tagged `cover` is kept as a file too, for the README.
+sources stay as they are in the notebook; outputs are only taken from a run of exactly these cells.
 """
 
-import base64
 import json
 from pathlib import Path
 from typing import Any
 
-from flatlab.files import replacing, write_text
+from flatlab.files import write_text
 from flatlab.runner import notebooks
 from flatlab.runner.notebooks import StudyError
 
@@ -39,18 +37,6 @@ def store_outputs(notebook: str | Path, executed: str | Path) -> Path:
         cell["outputs"] = [_output(output, count) for output in ran["outputs"]]
     write_text(target, json.dumps(own, indent=1, ensure_ascii=False) + "\n")
     return target
-
-
-def store_cover(notebook: str | Path, folder: str | Path) -> Path | None:
-    """Write the PNG shown by the cell tagged `cover` to folder/<notebook>.png; None if there is no such cell."""
-    for cell in notebooks.load(notebook)["cells"]:
-        for output in cell.get("outputs", []) if "cover" in notebooks.tags(cell) else []:
-            if png := output.get("data", {}).get("image/png"):
-                target = Path(folder) / f"{Path(notebook).stem}.png"
-                with replacing(target) as part:
-                    part.write_bytes(base64.b64decode("".join(png)))
-                return target
-    return None
 
 
 def _output(output: dict[str, Any], count: int) -> dict[str, Any]:

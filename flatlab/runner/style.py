@@ -18,7 +18,8 @@ CSS = """
 }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; scroll-behavior: smooth; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 var(--sans); }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 var(--sans);
+  overflow-wrap: break-word; }
 .page { max-width: 1180px; margin: 0 auto; padding: 3rem 1.75rem 4rem; }
 a { color: var(--accent); text-underline-offset: .18em; text-decoration-thickness: .07em; }
 a:focus-visible { outline: 2px solid var(--accent); outline-offset: 3px; border-radius: 2px; }
@@ -58,9 +59,9 @@ nav { margin: 2.5rem 0 0; border-top: 1px solid var(--line); }
 nav ol { list-style: none; margin: 0; padding: 0; }
 nav li { display: flex; justify-content: space-between; gap: .25rem 1.5rem; flex-wrap: wrap; padding: .55rem 0;
   border-bottom: 1px solid var(--line); }
-nav a { text-decoration: none; font-weight: 550; }
+nav a { text-decoration: none; font-weight: 550; min-width: 0; }
 nav a:hover { text-decoration: underline; }
-nav .strip { font-weight: 700; letter-spacing: .2em; white-space: nowrap; }
+nav .strip { font-weight: 700; letter-spacing: .2em; min-width: 0; overflow-wrap: anywhere; }
 
 section.job { margin: 4rem 0 0; scroll-margin-top: 1.5rem; }
 table { width: 100%; border-collapse: collapse; margin: 1.25rem 0 0; font-size: .925rem; }
@@ -75,10 +76,15 @@ tbody th { white-space: normal; font-weight: 400; font-size: inherit; color: var
 tbody th b { font-weight: 700; margin-right: .25rem; }
 .number { font-variant-numeric: tabular-nums lining-nums; white-space: nowrap; }
 .verdict { font-weight: 650; white-space: nowrap; }
-.small > span { white-space: nowrap; }
 .small { display: block; color: var(--soft); font-size: .82rem; line-height: 1.4; margin-top: .15rem; }
+td .small { max-width: 190px; }
 td code { white-space: nowrap; color: var(--soft); }
-.interval { display: block; width: 190px; height: auto; margin: .1rem 0 .25rem; overflow: visible; }
+.legend, details { color: var(--soft); font-size: .86rem; margin-top: .9rem; }
+.legend p { margin: .2rem 0; }
+summary { cursor: pointer; }
+summary:focus-visible { outline: 2px solid var(--accent); outline-offset: 3px; border-radius: 2px; }
+details ul { margin: .4rem 0 0; padding-left: 1.2rem; max-width: 46rem; }
+.interval { display: block; width: 190px; max-width: 100%; height: auto; margin: .1rem 0 .25rem; overflow: visible; }
 .interval .axis { stroke: var(--line); stroke-width: 1; }
 .interval .zone { fill: var(--zone); }
 .interval .bound { stroke: var(--soft); stroke-width: 1.2; stroke-dasharray: 3 2.5; }
@@ -107,6 +113,7 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; font-variant
   tbody th { padding-bottom: .6rem; }
   td { display: grid; grid-template-columns: 6.5rem minmax(0, 1fr); padding: .28rem 0; }
   td::before { content: attr(data-label); color: var(--soft); font-size: .86rem; }
+  td .small { max-width: none; }
   td code { white-space: normal; }
   .interval .point { stroke: var(--card); }
   section.job { margin-top: 3rem; }

@@ -11,24 +11,31 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from flatlab.claims import Claim, ClaimTable
+from flatlab.claims import Change, Claim, ClaimTable
 from flatlab.runner import report
 from flatlab.runner.page import duration, interval_svg
-from flatlab.stats import Estimate, exact, greater, less, within
+from flatlab.runner.style import CSS
+from flatlab.stats import Estimate, exact, greater, less, never, within
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + struct.pack(">II", 560, 200) + b"pixels").decode()
 EVIL = "<script>alert('x')</script>\"&"
+MORE = ("family", "units", "population", "exploratory")
 STATES = ("failed", "killed", "timed out", "interrupted")
 
 
 def claim_table(statement="flatter is more robust", name="01_demo"):
     claims = [
         Claim("C1", statement, less(0), Estimate(-0.4, -0.5, -0.3, 5, 0.01, "paired t, 95 %"), paper_value=47.04),
-        Claim("C2", "no effect at all", greater(0), Estimate(-2, -3, -1, 5), unit="points"),
+        Claim("C2", "no effect at all", greater(0), Estimate(-2, -3, -1, 5), unit="points", family="pair"),
         Claim("C3", "one seed only", within(-3, 3), Estimate(1, None, None, 1), source="ours"),
         Claim("C4", "not here", greater(0), None),
+        Claim(
+            "C5", "too few", never(0.1), Estimate(0.0, 0.0, 0.26, 10), units="random trials", population="other nets"
+        ),
+        Claim("C6", "open", less(0), Estimate(0.5, -0.5, 1.5, 9), units="seeds x images", exploratory="best of 13"),
     ]
-    return ClaimTable(claims, paper=name, preset="cpu", seeds=range(5), device="2 CPU cores")
+    changes = [Change("2026-11-26", "C1 C2", "a threshold, before any run")]
+    return ClaimTable(claims, paper=name, preset="cpu", seeds=range(5), device="2 CPU cores", changes=changes)
 
 
 def write_notebook(path, *, title="Demo", tables=(), png=PNG, heading="Dose and response"):
@@ -124,11 +131,22 @@ def test_claims_with_all_their_parts(folder):
         "[−0.5, −0.3]",
         "p = 0.01",
         "47.04",
-        "−2 points",
+        '−2</span><span class="small">points</span>',
         "our own claim",
         "5 seeds",
         "1 of 1 job ran to the end",
-        "4 claims",
+        "6 claims",
+        "10 random trials",
+        "9 seeds × images",
+        "paper, abstract; family pair",
+        "speaks for other nets",
+        "exploratory: best of 13",
+        '? inconclusive</span><span class="small">exploratory</span>',
+        "<span>2 fragile</span><span>1 exploratory</span>",
+        "could have seen 1.43",
+        "could have seen: the smallest distance",
+        "none, high &lt; 0.1",
+        "<summary>Changes of the rules (1)</summary><ul><li>2026-11-26, C1 C2: a threshold, before any run</li></ul>",
         "finished 2026-11-02 10:05 UTC",
         "seed = 0",
         '<a href="01_demo.html">',
@@ -136,7 +154,7 @@ def test_claims_with_all_their_parts(folder):
         "2 CPU cores",
     ):
         assert part in text, part
-    assert page.tags.count("svg") == 3  # all but the claim without an estimate
+    assert page.tags.count("svg") == 5  # all but the claim without an estimate
     assert page.tags.count("h1") == 1
     assert "without a result" not in text
 
@@ -243,12 +261,13 @@ def test_a_verdict_that_does_not_follow_is_a_problem(folder):
 
 def test_hostile_text_stays_text(folder):
     table = ClaimTable(
-        [Claim("C1", EVIL, less(0), exact(1), where=EVIL, note=EVIL, unit=EVIL, paper_value=EVIL, family=EVIL)],
+        [Claim("C1", EVIL, less(0), exact(1), **dict.fromkeys(("where", "note", "unit", "paper_value", *MORE), EVIL))],
         paper="01_demo",
         preset=EVIL,
         title=EVIL,
         device=EVIL,
         environment={EVIL: EVIL},
+        changes=[Change(EVIL, EVIL, EVIL)],
     )
     write_notebook(folder / "01_demo.ipynb", tables=[table], title=EVIL, heading=EVIL)
     write_record(folder, "01_demo", parameters={EVIL: EVIL})
@@ -286,19 +305,37 @@ def test_empty_folder_gives_a_page(folder):
 def test_exported_notebook_is_complete_and_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("FLATLAB_RESULTS", str(tmp_path / "none"))
     path = tmp_path / "01_demo.ipynb"
-    write_notebook(path, tables=[claim_table()])
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "c1.png").write_bytes(b"recorded")
+    write_notebook(path, tables=[claim_table()], title="![a](results/c1.png) ![b](results/gone.png)")
     page = report.export_html(path)
     text = page.read_text(encoding="utf-8")
     assert page == tmp_path / "01_demo.html"
     assert PNG in text
     assert "✓ supported" in text
     assert "require.min.js" not in text
+    assert base64.b64encode(b"recorded").decode() in text
+    assert 'src="results/gone.png"' in text, "a picture that is missing is missing, and breaks nothing"
     stamp = page.stat().st_ctime_ns
     assert report.export_html(path).stat().st_ctime_ns == stamp  # up to date: not written again
     time.sleep(0.01)
     write_notebook(path, title="Changed")
     assert "Changed" in report.export_html(path).read_text(encoding="utf-8")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["01_demo.html", "01_demo.ipynb"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["01_demo.html", "01_demo.ipynb", "results"]
+
+
+def test_a_column_of_the_papers_values_only_where_there_are_some(folder):
+    table = ClaimTable([Claim("C1", "s", less(0), exact(1))], paper="01_demo", preset="cpu")
+    write_notebook(folder / "01_demo.ipynb", tables=[table])
+    assert "paper&#x27;s value" not in build(folder)[0]
+
+
+def test_nothing_that_may_be_long_is_kept_on_one_line():
+    """In a browser: tests/lab. Here the rules that made a phone scroll sideways."""
+    rules = dict(re.findall(r"^(\S[^{}]*?) \{([^}]*)\}", CSS, re.M))
+    assert not [name for name in ("nav .strip", ".small", "td .small", "body") if "nowrap" in rules[name]]
+    assert "overflow-wrap: anywhere" in rules["nav .strip"]
+    assert "max-width: 100%" in rules[".interval"]
 
 
 def positions(svg, css):
@@ -316,6 +353,9 @@ def test_interval_bar_is_to_scale():
     assert zone["x"] + zone["width"] == pytest.approx(190)
     left = positions(interval_svg(Estimate(2, 1, 3, 5), less(0), "bad"), "zone")
     assert left["x"] == 0
+    never_zone = positions(interval_svg(Estimate(0, 0, 0.05, 59), never(0.1), "good"), "zone")
+    assert never_zone["x"] == 0
+    assert never_zone["width"] < 190
     for degenerate in (exact(0.0), exact(5.0), Estimate(0, None, None, 1)):
         assert 'class="span"' not in interval_svg(degenerate, greater(0), "good")
 

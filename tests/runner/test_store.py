@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flatlab.runner import StudyError
-from flatlab.runner.store import store_cover, store_outputs
+from flatlab.runner.store import store_outputs
 
 PNG = base64.b64encode(b"picture").decode()
 
@@ -36,13 +36,13 @@ def result(count: int) -> dict:
 
 
 def test_outputs_move_and_the_runners_traces_stay_behind(tmp_path: Path) -> None:
-    own = write(tmp_path / "a.ipynb", [cell("x: int = 1", tags=["parameters"]), cell("x + 1", tags=["cover"])])
+    own = write(tmp_path / "a.ipynb", [cell("x: int = 1", tags=["parameters"]), cell("x + 1")])
     ran = write(
         tmp_path / "ran.ipynb",
         [
             cell("x: int = 1", 1, tags=["parameters"]),
             cell("x = 1", 2, tags=["injected-parameters"]),
-            {**cell("x + 1", 3, [result(3)], ["cover"]), "metadata": {"tags": ["cover"], "papermill": {"duration": 1}}},
+            {**cell("x + 1", 3, [result(3)]), "metadata": {"papermill": {"duration": 1}}},
         ],
     )
     store_outputs(own, ran)
@@ -51,8 +51,6 @@ def test_outputs_move_and_the_runners_traces_stay_behind(tmp_path: Path) -> None
     assert stored["cells"][1]["outputs"] == [result(2)]
     assert stored["metadata"] == {"own": 1}
     assert "papermill" not in own.read_text()
-    assert store_cover(own, tmp_path) == tmp_path / "a.png"
-    assert (tmp_path / "a.png").read_bytes() == b"picture"
 
 
 def test_a_run_of_other_or_unfinished_cells_is_refused(tmp_path: Path) -> None:
@@ -63,4 +61,3 @@ def test_a_run_of_other_or_unfinished_cells_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="not executed"):
         store_outputs(own, write(tmp_path / "c.ipynb", [cell("1 + 1")]))
     assert own.read_text() == before
-    assert store_cover(own, tmp_path) is None
