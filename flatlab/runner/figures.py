@@ -9,6 +9,7 @@ import base64
 import io
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +68,14 @@ def keep_figures(figures: Mapping[str, bytes], folder: Path) -> None:
 def carry_pictures(notebook: Mapping[str, Any], source: Path, target: Path) -> None:
     """Copy the PNG files that a notebook in folder `source` shows to where its relative links find them from `target`.
 
-    What is not there, or lies outside of `source`, is left out: a reader sees that a picture is missing, and the rest.
+    What is not there, cannot be copied, or lies outside of `source` is left out: a picture is missing then, not a run.
     """
     root = source.resolve()
     for link in re.findall(r"!\[[^\]]*\]\(([^()\s:]+\.png)\)", "\n".join(markdown_texts(notebook))):
         picture = (root / link).resolve()
         if picture.is_relative_to(root) and picture.is_file():
-            _write(target / picture.relative_to(root), picture.read_bytes())
+            with suppress(OSError):
+                _write(target / picture.relative_to(root), picture.read_bytes())
 
 
 def markdown_texts(notebook: Mapping[str, Any]) -> list[str]:

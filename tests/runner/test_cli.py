@@ -17,13 +17,18 @@ from flatlab.claims import Claim, ClaimTable
 from flatlab.runner import Event, JobResult
 from flatlab.runner.cli import main
 from flatlab.runner.terminal import Terminal, duration, tally
-from flatlab.stats import Estimate, greater
+from flatlab.stats import greater, mean
 
 REAL = """\
 from flatlab.claims import Claim, ClaimTable
-from flatlab.stats import Estimate, greater
-claim = Claim("A1", "flat is flat", greater(0), Estimate(1.0, 0.5, 1.5, n=3))
+from flatlab.stats import greater, paired_difference
+claim = Claim("A1", "flat is flat", greater(0), paired_difference([1.0, 1.2, 1.1], [0.0, 0.1, 0.0]))
 ClaimTable([claim], paper="01_claims", preset=preset, seeds=[seed])
+"""
+PICTURE = """\
+import matplotlib.pyplot as plt
+plt.plot([0, 1])
+plt.show()
 """
 
 
@@ -34,7 +39,7 @@ def cli(study: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
 
     def call(command: str, *words: str) -> tuple[int, str, str]:
         places = {"list": ["--notebooks"], "run": ["--notebooks", "--out"], "report": ["--out"]}
-        places["record"] = places["run"]
+        places |= {"record": places["run"], "recompute": ["--notebooks"]}
         paths = {"--notebooks": str(study.notebooks), "--out": str(study.out)}
         code = main([command, *words, *(word for name in places[command] for word in (name, paths[name]))])
         out, errors = capsys.readouterr()
@@ -87,7 +92,7 @@ def test_listing_is_quick_because_it_imports_little(study: Any) -> None:
     assert out.splitlines() == ["01_first                      01_first", "[]"]
 
 
-@pytest.mark.parametrize("command", ["", "list", "run", "report", "data", "record"])
+@pytest.mark.parametrize("command", ["", "list", "run", "report", "data", "record", "recompute"])
 def test_help_is_there_for_everything(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     if command:
         with pytest.raises(SystemExit) as left:
@@ -213,8 +218,10 @@ def test_the_real_page_and_the_record(study: Any, cli: Any, tmp_path: Path) -> N
     recorded[0].write_text("# Title\n<!-- claims:begin -->\nold\n<!-- claims:end -->\nrest\n")
     assert cli("report")[0] == 2, "nothing to report on yet"
     assert cli("record", "--preset", "quick")[0] == 2
-    study.notebook("01_claims", REAL)
+    assert cli("recompute")[0] == 2
+    study.notebook("01_claims", PICTURE, REAL)
     study.notebook("02_bad", "1 / 0")
+    study.notebook("03_plain", PICTURE)
     code, out, _ = cli("run", "--preset", "quick", "--seeds", "2")
     assert code == 1
     assert (study.folder / "index.html").stat().st_size > 1000
@@ -225,9 +232,52 @@ def test_the_real_page_and_the_record(study: Any, cli: Any, tmp_path: Path) -> N
     assert list(content["papers"]) == ["01_claims"]
     assert content["papers"]["01_claims"]["seeds"] == [0], "the notebook as it is, and not its other seeds"
     assert content["papers"]["01_claims"]["seconds"] > 0
-    assert "flat is flat" in recorded[0].read_text()
+    assert "| [01_claims](notebooks/results/README.md#01_claims) | 1 ✓" in recorded[0].read_text()
+    assert "**A1** flat is flat" in (recorded[1].parent / "README.md").read_text()
+    kept = [str(path.relative_to(recorded[1].parent)) for path in recorded[1].parent.rglob("*.png")]
+    assert kept == ["quick/01_claims/code-1.png"], "figures of notebooks with claims"
+    assert [cli("record", "--preset", "quick", "--readme", str(recorded[0]))[1].count("nothing new") for _ in "12"] == [
+        2,
+        2,
+    ]
+    code, out, _ = cli("recompute")
+    assert (code, out) == (0, f"{recorded[1]}:\n  01_claims: 1 claims recomputed, all as recorded\n")
     assert claims.load_recorded("01_claims", recorded[1].parent)["quick"]["claims"]
     assert cli("report", "--preset", "quick")[:2] == (0, f"page: {study.folder / 'index.html'}\n")
+
+
+def test_a_picture_that_is_shown_and_not_made_stops_the_record(study: Any, cli: Any, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("![x](notebooks/results/quick/01_claims/gone.png)\n<!-- claims:begin -->\n<!-- claims:end -->\n")
+    study.notebook("01_claims", PICTURE, REAL)
+    assert cli("run", "--preset", "quick")[0] == 0
+    code, _, errors = cli("record", "--preset", "quick", "--readme", str(readme))
+    assert (code, "makes no gone.png" in errors) == (2, True)
+    assert not (study.notebooks / "results").exists(), "nothing is written"
+    code, _, errors = cli("record", "--preset", "quick", "--readme", str(tmp_path / "none.md"))
+    assert (code, "none.md" in errors) == (1, True)
+
+
+def test_a_record_is_recomputed_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from flatlab import claims
+
+    rows = [Claim(f"A{i}", "flat is flat", greater(0), mean([1.0 + i, 1.5 + i, 1.1 + i])) for i in range(3)]
+    path = claims.record([ClaimTable(rows, paper="01_claims", preset="cpu")], "cpu", tmp_path)
+    assert main(["recompute", str(path)]) == 0
+    assert capsys.readouterr().out == f"{path}:\n  01_claims: 3 claims recomputed, all as recorded\n"
+    content = json.loads(path.read_text())
+    content["papers"]["01_claims"]["claims"][1]["estimate"]["value"] += 0.01
+    path.write_text(json.dumps(content))
+    assert main(["recompute", str(path)]) == 1
+    out = capsys.readouterr().out
+    assert "  01_claims: 3 claims recomputed, 1 differ\n    A1: numbers\n      recorded    supported: 2.2" in out
+    content["papers"]["01_claims"]["claims"][1]["verdict"] = "contradicted"
+    path.write_text(json.dumps(content))
+    assert main(["recompute", str(path)]) == 1
+    assert "does not follow" in capsys.readouterr().err
+    assert main(["recompute", str(tmp_path / "gone.json")]) == 1
+    assert main(["recompute", "--notebooks", str(tmp_path)]) == 2
+    assert "no records in" in capsys.readouterr().err
 
 
 def test_data_sets_are_listed_and_checked(capsys: pytest.CaptureFixture[str]) -> None:
@@ -293,16 +343,16 @@ def test_words_for_times_and_states() -> None:
 def test_two_records_are_compared_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from flatlab import claims
 
-    def recorded(name: str, low: float) -> str:
-        claim = Claim("A1", "flat is flat", greater(0), Estimate(1.0, low, 1.5, n=3))
+    def recorded(name: str, first: float) -> str:
+        claim = Claim("A1", "flat is flat", greater(0), mean([first, 1.0, 1.5]))
         made = ClaimTable([claim], paper="01_claims", preset=name)
         return str(claims.record([made], name, tmp_path))
 
-    one, digits, other = recorded("quick", 0.5), recorded("cpu", 0.4), recorded("gpu", -0.5)
+    one, digits, other = recorded("quick", 0.9), recorded("cpu", 0.91), recorded("gpu", -0.5)
     assert main(["check", one, one, "--numbers"]) == 0
     assert capsys.readouterr().out == "1 claims the same to the last digit, 0 differences in numbers only, 0 others\n"
     assert [main(["check", one, digits]), main(["check", one, digits, "--numbers"])] == [0, 1]
-    assert "01_claims A1: numbers\n  old  supported: 1.0 [0.5, 1.5], n = 3\n" in capsys.readouterr().out
+    assert "01_claims A1: numbers\n  old  supported: 1.1333" in capsys.readouterr().out
     assert main(["check", one, other]) == 1
     assert "A1: verdict" in capsys.readouterr().out
     assert main(["check", one, str(tmp_path / "gone.json")]) == 1

@@ -14,6 +14,7 @@ import pytest
 from flatlab import files
 from flatlab.runner import kernel, records
 from flatlab.runner.execution import run_job
+from flatlab.runner.store import store_outputs
 
 
 def test_a_finished_job_is_published_and_recorded(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,6 +50,17 @@ def test_a_finished_job_is_published_and_recorded(study: Any, monkeypatch: pytes
     assert meta["flatlab"]["state"] == "done"
     assert str(study.out) not in json.dumps(meta), "published notebooks name no temporary place"
     assert study.leftovers() == []
+
+
+def test_recorded_pictures_that_a_notebook_shows_travel_with_it(study: Any) -> None:
+    kept = study.notebooks / "results" / "cpu" / "shows"
+    kept.mkdir(parents=True)
+    (kept / "c1.png").write_bytes(b"picture")
+    path = study.notebook("shows", "1", title="![a](results/cpu/shows/c1.png)\n![b](results/cpu/shows/gone.png)")
+    assert run_job(study.job("shows")).state == "done"
+    assert (study.folder / "results" / "cpu" / "shows" / "c1.png").read_bytes() == b"picture"
+    assert study.leftovers() == []
+    store_outputs(path, study.folder / "shows.ipynb")  # a run of the same cells: links are left as they are
 
 
 def test_an_exception_in_a_cell(study: Any) -> None:

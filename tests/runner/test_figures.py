@@ -136,3 +136,5 @@ def test_pictures_travel_with_a_notebook(tmp_path: Path) -> None:
     carry_pictures({"cells": cells}, source, target)
     assert [str(path.relative_to(target)) for path in target.rglob("*.*")] == ["results/cpu/c1.png"]
     assert len(markdown_texts({"cells": cells})) == 1
+    (tmp_path / "full").touch()
+    carry_pictures({"cells": cells}, source, tmp_path / "full")  # cannot be written, and breaks nothing
