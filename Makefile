@@ -32,7 +32,7 @@ notebooks: $(STAMP) ## run the notebooks with the quick preset and store their o
 	$(BIN)/python -m flatlab run --preset quick --workers 2
 	$(BIN)/python -m flatlab store --preset quick
 
-record: $(STAMP) ## keep the claims of results/PRESET in notebooks/results/ and the README
+record: $(STAMP) ## keep claims and figures of results/PRESET in notebooks/results/; renew its table and the README
 	$(BIN)/python -m flatlab record --preset $(PRESET)
 
 test: $(STAMP) ## lint, types, unit tests, laws, and the notebooks through nbval
