@@ -15,7 +15,7 @@ from flatlab.claims.claim import Change, Claim
 from flatlab.claims.compare import Difference, compare, read_claims, recompute
 from flatlab.claims.environment import environment, versions
 from flatlab.claims.markdown import full_table, tally, update_readme, update_table
-from flatlab.claims.prose import reading
+from flatlab.claims.prose import Reading, reading
 from flatlab.claims.records import load_recorded, record, recorded
 from flatlab.claims.table import MIME, ClaimTable, from_notebook
 
@@ -25,6 +25,7 @@ __all__ = [
     "Claim",
     "ClaimTable",
     "Difference",
+    "Reading",
     "compare",
     "environment",
     "from_notebook",

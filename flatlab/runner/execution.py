@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flatlab.files import naming, owner, write_text
-from flatlab.runner.figures import carry_pictures
+from flatlab.runner.figures import carry_linked
 from flatlab.runner.job import Job
 from flatlab.runner.notebooks import StudyError, load
 from flatlab.runner.records import JobResult, write_record
@@ -116,7 +116,7 @@ def _publish(job: Job, part: Path, state: str, error: str) -> str | None:
     run = {"input_path": job.notebook.name, "output_path": final.name, "exception": None if state == "done" else True}
     meta.setdefault("papermill", {}).update(run)
     meta["flatlab"] = {"job": job.name, "state": state, "error": error, "key": job.key}
-    carry_pictures(notebook, job.notebook.parent, final.parent)
+    carry_linked(notebook, job.notebook.parent, final.parent)
     write_text(final, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
     if state == "done":
         failure.unlink(missing_ok=True)

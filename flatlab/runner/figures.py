@@ -1,8 +1,8 @@
 """Pictures of executed notebooks as files: those of a recorded run, and those that a notebook shows from there.
 
 A recorded run keeps its figures as `notebooks/results/<preset>/<notebook>/<cell id>.png`, each a palette PNG of at most
-`LIMIT` bytes. Notebooks show them by relative Markdown links; an executed copy lies in another folder, so the pictures
-that it shows are copied beside it.
+`LIMIT` bytes. Notebooks show them by relative Markdown links; an executed copy lies in another folder, so what it links
+to is copied beside it.
 """
 
 import base64
@@ -65,17 +65,18 @@ def keep_figures(figures: Mapping[str, bytes], folder: Path) -> None:
         folder.rmdir()
 
 
-def carry_pictures(notebook: Mapping[str, Any], source: Path, target: Path) -> None:
-    """Copy the PNG files that a notebook in folder `source` shows to where its relative links find them from `target`.
+def carry_linked(notebook: Mapping[str, Any], source: Path, target: Path) -> None:
+    """Copy the pictures and pages that a notebook in folder `source` links to, so that its links hold in `target`.
 
-    What is not there, cannot be copied, or lies outside of `source` is left out: a picture is missing then, not a run.
+    These are PNG and Markdown files under `source`. What is not there, or cannot be copied, is left out: a link is dead
+    then, and no run lost.
     """
     root = source.resolve()
-    for link in re.findall(r"!\[[^\]]*\]\(([^()\s:]+\.png)\)", "\n".join(markdown_texts(notebook))):
-        picture = (root / link).resolve()
-        if picture.is_relative_to(root) and picture.is_file():
+    for link in re.findall(r"\]\(([^()\s:#]+\.(?:png|md))[)#]", "\n".join(markdown_texts(notebook))):
+        linked = (root / link).resolve()
+        if linked.is_relative_to(root) and linked.is_file():
             with suppress(OSError):
-                _write(target / picture.relative_to(root), picture.read_bytes())
+                _write(target / linked.relative_to(root), linked.read_bytes())
 
 
 def markdown_texts(notebook: Mapping[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@
 results/<preset>/<job>.ipynb           executed to the end, published by one atomic rename
 results/<preset>/jobs/<job>.json       the record: state, seconds, error, key
 results/<preset>/failed/<job>.ipynb    as far as a failed run came, for reading
-results/<preset>/results/...           recorded pictures that executed notebooks show, copied from beside the notebooks
+results/<preset>/results/...           recorded figures and tables that executed notebooks link to, copied
 results/<preset>/running/...           files of runs in progress; named by host and process, swept when that is gone
 """
 

@@ -72,7 +72,7 @@ thead th { border-bottom: 1.5px solid var(--ink); vertical-align: bottom; }
 td, tbody th { vertical-align: top; padding: .85rem 1.1rem .85rem 0; border-bottom: 1px solid var(--line); }
 td:last-child, th:last-child { padding-right: 0; }
 tbody th { white-space: normal; font-weight: 400; font-size: inherit; color: var(--ink); min-width: 15rem;
-  line-height: 1.45; }
+  line-height: 1.45; overflow-wrap: anywhere; }
 tbody th b { font-weight: 700; margin-right: .25rem; }
 .number { font-variant-numeric: tabular-nums lining-nums; white-space: nowrap; }
 .verdict { font-weight: 650; white-space: nowrap; }

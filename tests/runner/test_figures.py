@@ -13,7 +13,7 @@ from flatlab.runner import StudyError
 from flatlab.runner.figures import (
     LIMIT,
     MOST,
-    carry_pictures,
+    carry_linked,
     keep_figures,
     markdown_texts,
     recorded_figures,
@@ -131,10 +131,17 @@ def test_pictures_travel_with_a_notebook(tmp_path: Path) -> None:
     (source / "results" / "cpu" / "c1.png").write_bytes(b"1")
     (tmp_path / "secret.png").write_bytes(b"2")
     links = ["results/cpu/c1.png", "results/gone.png", "../secret.png", "https://x.org/a.png", "attachment:a.png"]
+    (source / "results" / "README.md").write_text("# Table")
     cells = [{"cell_type": "markdown", "source": [f"![{link}]({link})\n" for link in links]}]
+    cells += [
+        {"cell_type": "markdown", "source": "[all](results/README.md#01_a) [none](results/none.md) [x](01_a.ipynb)"}
+    ]
     cells += [{"cell_type": "code", "source": "![x](results/cpu/c1.png)"}]
-    carry_pictures({"cells": cells}, source, target)
-    assert [str(path.relative_to(target)) for path in target.rglob("*.*")] == ["results/cpu/c1.png"]
-    assert len(markdown_texts({"cells": cells})) == 1
+    carry_linked({"cells": cells}, source, target)
+    assert sorted(str(p.relative_to(target)) for p in target.rglob("*.*")) == [
+        "results/README.md",
+        "results/cpu/c1.png",
+    ]
+    assert len(markdown_texts({"cells": cells})) == 2
     (tmp_path / "full").touch()
-    carry_pictures({"cells": cells}, source, tmp_path / "full")  # cannot be written, and breaks nothing
+    carry_linked({"cells": cells}, source, tmp_path / "full")  # cannot be written, and breaks nothing

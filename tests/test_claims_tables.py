@@ -1,4 +1,4 @@
-"""Recorded claims in Markdown: the tally, the full table, and that the committed pages are what the records say."""
+"""Claims as tables: HTML in a notebook, tally and full table in Markdown, and that the committed pages are current."""
 
 import json
 import re
@@ -90,6 +90,22 @@ def test_the_full_table_shows_all_that_a_record_says(folder: Path) -> None:
     assert "The intervals speak for\n\n- a: networks of other seeds\n- b: other digits\n" in text + "\n"
     for word in ("fragile", "exploratory", "could have seen", "family"):
         assert f"- *{word}*: " in text
+
+
+def test_the_table_of_a_notebook_shows_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLATLAB_RESULTS", str(folder))
+    html = ClaimTable([FIRM, OPEN, LEAD, NONE], paper="01_demo", preset="quick", environment={})._repr_html_()
+    for part in (
+        "−1.05 nats", "5 seeds × images", "paper, abstract; family C1", "our own claim", "needs a GPU",
+        "speaks for networks of other seeds", "exploratory: picked among 13", "<br><small>exploratory</small>",
+        "<small>could have seen 0.0", "<p>could have seen: ", "<p>family: ", "<p>exploratory: ", "paper&#x27;s value",
+    ):  # fmt: skip
+        assert part in html, part
+    assert html.count("<br><small>exploratory</small>") == 2, "of this run and of the recorded one"
+    assert "<p>fragile: " not in html
+    plain = ClaimTable([LEAD], paper="02_other", preset="quick", environment={})._repr_html_()
+    assert "paper&#x27;s value" not in plain
+    assert "<p>family: " not in plain
 
 
 def test_presets_stand_side_by_side(folder: Path) -> None:
