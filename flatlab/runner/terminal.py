@@ -124,7 +124,9 @@ def table(rows: Sequence[Sequence[str]], *, indent: str = "") -> str:
 
 
 def _claims_table(claims: "Sequence[Claim]") -> str:
-    rows = [(c.id, c.verdict + (", fragile" if c.fragile else ""), c.statement) for c in claims]
+    from flatlab.claims.render import marks
+
+    rows = [(c.id, ", ".join((c.verdict, *marks(c.fragile, c.exploratory))), c.statement) for c in claims]
     return table(rows, indent="  ")
 
 
