@@ -194,7 +194,9 @@ def _row(cells: Iterable[str]) -> str:
 
 def _text(text: str) -> str:
     """A text on one line, in which nothing is Markdown or HTML."""
-    plain = re.sub(r"([\\`*\[\]|$~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", " ".join(text.split()))
+    plain = re.sub(
+        r"([\\`*\[\]|$~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", re.sub(r"[ \t\r\n]+", " ", text.strip())
+    )
     return escape(plain, quote=False)
 
 

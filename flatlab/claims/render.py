@@ -11,7 +11,8 @@ SYMBOLS: dict[Verdict, str] = {"supported": "✓", "contradicted": "✗", "incon
 LEGEND = {
     "fragile": "the verdict would be another one without one of the units, or after as small a shift of the interval "
     "as another processor's rounding can cause",
-    "exploratory": "subset, measure or threshold were chosen on the same data, so that it suggests, not confirms",
+    "exploratory": "subset, measure or threshold were chosen on the same data, so that the claim suggests and does not "
+    "confirm",
     "could have seen": "the smallest distance from the threshold that this n decides in four of five runs",
     "family": "its verdicts hold together, by intervals at a higher level",
 }
