@@ -71,7 +71,7 @@ def test_the_tally_counts_verdicts_and_marks(folder: Path) -> None:
 def test_the_full_table_shows_all_that_a_record_says(folder: Path) -> None:
     text = claims.full_table(claims.recorded(folder))
     assert "\n## [01_demo](../01_demo.ipynb)\n" in text
-    assert "- `cpu`: seeds 0, 1, 2, 3, 4; cpu; 1.5 minutes; torch 2.13\n" in text
+    assert "- `cpu`: seeds 0 to 4; cpu; 1.5 minutes; torch 2.13\n" in text
     head, _, firm, still_open, lead, none = rows(text)[-6:]
     assert head == ["claim", "source", "unit", "rule", "`cpu`", "paper's value"]
     assert firm[0] == "**C1.1** Training on attacks flattens.<br><small>family C1</small>"
@@ -110,8 +110,9 @@ def test_the_table_of_a_notebook_shows_the_same(folder: Path, monkeypatch: pytes
 
 def test_presets_stand_side_by_side(folder: Path) -> None:
     stricter = Claim("C1.1", FIRM.statement, less(-0.5), FIRM.estimate, unit="nats")
-    write(folder, "gpu", stricter, Claim("C9", "Only here.", within(-1, 1), exact(0.0)))
+    write(folder, "gpu", stricter, Claim("C9", "Only here.", within(-1, 1), exact(0.0)), seeds=(0, 2, 3))
     table = {row[0][:6]: row for row in rows(claims.full_table(claims.recorded(folder)))}
+    assert "\n- `gpu`: seeds 0, 2, 3; 1.5 minutes; torch" in claims.full_table(claims.recorded(folder))
     assert table["**C1.1"][3] == "`high < -0.5`", "the larger preset says what the claim is"
     assert "by another rule: `high < 0` nats" in table["**C1.1"][4]
     assert "another rule" not in table["**C1.1"][5]

@@ -144,11 +144,18 @@ def _facts(runs: Mapping[str, _Run]) -> list[str]:
     lines = []
     for preset, run in runs.items():
         where, seconds = run.record["environment"], run.record["seconds"]
-        facts = [f"seeds {', '.join(map(str, run.record['seeds']))}"] if run.record["seeds"] else []
+        facts = [_seeds(run.record["seeds"])]
         facts += [run.record["device"]] + ([f"{seconds / 60:.1f} minutes"] if seconds else [])
         facts += [f"{name} {where[name]}" for name in ("threads", "processor", "torch", "commit") if where.get(name)]
         lines.append(f"- `{preset}`: {_text('; '.join(filter(None, facts)))}")
     return lines
+
+
+def _seeds(seeds: list[int]) -> str:
+    """Such as "seeds 10 to 14", or all of them where some are left out; nothing without any."""
+    whole = len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1))
+    words = f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds))
+    return f"seeds {words}" if seeds else ""
 
 
 def _log(runs: Mapping[str, _Run]) -> list[str]:
