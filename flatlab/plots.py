@@ -55,7 +55,13 @@ def image_grid(x: Tensor, titles: Sequence[str] = (), *, columns: int = 10, size
 
 
 def landscape_row(
-    planes: Mapping[str, Plane], *, xlabel: str, ylabel: str, label: str, limits: tuple[float, float] | None = None
+    planes: Mapping[str, Plane],
+    *,
+    xlabel: str,
+    ylabel: str,
+    label: str,
+    limits: tuple[float, float] | None = None,
+    columns: int | None = None,
 ) -> np.ndarray:
     """Landscapes side by side on ONE colour scale: a scale per panel would make every landscape look alike.
 
@@ -64,22 +70,33 @@ def landscape_row(
         xlabel, ylabel: of the axes b and a.
         label: of the colour bar.
         limits: of the colour scale; the extremes of all planes by default.
+        columns: panels in a row; by default all stand in one.
+
+    Returns:
+        The panels' axes, in the order of the planes.
     """
     values = {name: np.asarray(plane.values.detach().cpu(), dtype=float) for name, plane in planes.items()}
     low, high = limits or (min(v.min() for v in values.values()), max(v.max() for v in values.values()))
     levels = np.linspace(low, high, 21)
+    wide = len(planes) if columns is None else columns
+    rows = -(-len(planes) // wide)
     _, axes = plt.subplots(
-        1, len(planes), figsize=(2.6 * len(planes) + 0.8, 2.9), sharex=True, sharey=True, squeeze=False
+        rows, wide, figsize=(2.6 * wide + 0.8, 2.6 * rows + 0.3), sharex=True, sharey=True, squeeze=False
     )
-    for ax, (name, plane) in zip(axes[0], planes.items(), strict=True):
+    for ax, (name, plane) in zip(axes.flat, planes.items(), strict=False):
         a, b = plane.a.cpu().numpy(), plane.b.cpu().numpy()
         shades = ax.contourf(b, a, values[name], levels=levels, cmap="viridis", extend="both")
         ax.contour(b, a, values[name], levels=levels[::2], colors="white", linewidths=0.4, alpha=0.6)
         ax.plot(0, 0, "o", color="white", markeredgecolor="black", markersize=5)
-        ax.set(title=name, xlabel=xlabel, aspect="equal")
-    axes[0, 0].set_ylabel(ylabel)
-    axes[0, 0].figure.colorbar(shades, ax=list(axes[0]), label=label, shrink=0.85, ticks=MaxNLocator(6))
-    return axes[0]
+        ax.set(title=name, aspect="equal")
+    for ax in axes.flat[len(planes) :]:
+        ax.axis("off")
+    for ax in axes[-1]:
+        ax.set_xlabel(xlabel)
+    for ax in axes[:, 0]:
+        ax.set_ylabel(ylabel)
+    axes[0, 0].figure.colorbar(shades, ax=list(axes.flat), label=label, shrink=0.85, ticks=MaxNLocator(6))
+    return axes.ravel()[: len(planes)]
 
 
 def method_dots(

@@ -20,7 +20,8 @@ class Method:
 
     Attributes:
         name: its label in tables and figures.
-        kind: baseline, augmentation, adversarial, smoothing, gradient, flat (regularizes flatness itself) or energy.
+        kind: how it works, by construction: baseline, augmentation, adversarial (trains on adversarial examples),
+            smoothing, gradient (penalises input gradients), flat (regularizes flatness itself) or energy.
         defense: its name in `flatlab.defenses`.
         options: hyperparameters that differ from the defense's defaults.
     """
@@ -42,13 +43,17 @@ class LikelihoodLandscapes:
         seeds: of the networks that are reported.
         methods: what is compared.
         family: names of the methods that an earlier, exploratory run (other seeds) found to be ordered by flatness.
+        second_seeds: of networks trained on what the others are tested on, and tested on what those are trained on: a
+            second split, for claims that the first one only explores; none for no second split.
+        second_limit: images that they are tested on, of those which chose no weights.
         recipe: how each network is trained.
         suite: name of the attack suite.
         directions, radii: Monte Carlo directions and grid points of the flatness measure.
         doses: weights of flat_rand for the dose-response curve; `radii_trained`: training radii of pgd_at for it.
         energy_eps: attack radii at which energies of adversarial inputs are measured.
         curvature_points: training images on which curvature in parameter space is measured; 0 for none.
-        select: whether to repeat the selection of weights, with networks of the `selection_seeds`.
+        select: whether to repeat the selection of weights, with networks of the `selection_seeds`, on so many
+            (`selection_images`) training images held out.
     """
 
     dataset: str
@@ -57,6 +62,8 @@ class LikelihoodLandscapes:
     methods: tuple[Method, ...]
     recipe: Recipe
     family: tuple[str, ...] = ("std", "noise", "fgsm_at", "pgd_at", "trades", "gradreg", "llr")
+    second_seeds: tuple[int, ...] = ()
+    second_limit: int = 600
     model: str = "mlp"
     model_options: Mapping[str, Any] = field(default_factory=dict)
     train_limit: int | None = None
@@ -70,6 +77,7 @@ class LikelihoodLandscapes:
     curvature_points: int = 300
     select: bool = False
     selection_seeds: tuple[int, ...] = (100, 101)
+    selection_images: int = 240
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -137,7 +145,8 @@ GRID: dict[str, dict[str, tuple[float, ...]]] = {
 CPU = LikelihoodLandscapes(
     dataset="digits",
     eps=0.1,
-    seeds=(10, 11, 12, 13, 14),
+    seeds=(20, 21, 22, 23, 24),
+    second_seeds=(30, 31, 32, 33),
     methods=_methods(*KINDS, options=WEIGHTS),
     recipe=Recipe(epochs=30, batch_size=64, lr=3e-3, schedule="onecycle", options={"fused": True}),
 )
@@ -149,7 +158,8 @@ _SLOW = ("jem", "free", "cure", "jacreg", "flat_adv")  # left out where seconds 
 QUICK = LikelihoodLandscapes(
     dataset="digits",
     eps=0.1,
-    seeds=(10, 11, 12, 13),
+    seeds=(20, 21, 22, 23),
+    second_seeds=(30, 31, 32),
     methods=_methods(*(name for name in KINDS if name not in _SLOW), options=WEIGHTS),
     recipe=Recipe(epochs=10, batch_size=64, lr=3e-3, schedule="onecycle", options={"fused": True}),
     suite="fast",
@@ -192,6 +202,7 @@ FULL = LikelihoodLandscapes(
     dataset="cifar10",
     eps=8 / 255,
     seeds=(10, 11, 12),
+    second_seeds=(30, 31, 32),
     methods=_methods(*(name for name in KINDS if name != "jem"), options=WEIGHTS),
     recipe=Recipe(
         epochs=100,
