@@ -48,6 +48,14 @@ def test_landscapes_share_one_colour_scale() -> None:
     assert limits[0] == limits[1]
 
 
+def test_landscapes_stand_in_rows() -> None:
+    axis = torch.linspace(-1, 1, 5)
+    planes = {name: Plane(torch.rand(5, 5), axis, axis) for name in "abc"}
+    axes = plots.landscape_row(planes, xlabel="b", ylabel="a", label="log p", columns=2)
+    assert [ax.get_subplotspec().rowspan.start for ax in axes] == [0, 0, 1]
+    assert [ax.get_subplotspec().colspan.start for ax in axes] == [0, 1, 0]
+
+
 def test_a_kind_keeps_its_colour_when_others_are_left_out() -> None:
     frame = FRAME.assign(kind=pd.Categorical(FRAME["kind"], ["k", "l"]))
     whole, part = plots._colours(frame["kind"]), plots._colours(frame["kind"][frame["method"] == "a"])

@@ -18,6 +18,7 @@ def test_every_preset_is_complete_and_fits_its_data(preset: str) -> None:
     assert cfg.suite in attacks.SUITES
     assert {"std", "pgd_at", "flat_rand"} <= set(cfg.names)
     assert not set(cfg.seeds) & set(cfg.selection_seeds), "reported seeds must not be those of the selection"
+    assert not set(cfg.second_seeds) & {*cfg.seeds, *cfg.selection_seeds}, "the second split has seeds of its own"
     for method in cfg.methods:
         defenses.make(method.defense, eps=cfg.eps, **method.options)
         for options in cfg.choices(method.name):
