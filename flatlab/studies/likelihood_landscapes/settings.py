@@ -146,7 +146,7 @@ CPU = LikelihoodLandscapes(
     dataset="digits",
     eps=0.1,
     seeds=(20, 21, 22, 23, 24),
-    second_seeds=(30, 31, 32, 33),
+    second_seeds=(40, 41, 42, 43),
     methods=_methods(*KINDS, options=WEIGHTS),
     recipe=Recipe(epochs=30, batch_size=64, lr=3e-3, schedule="onecycle", options={"fused": True}),
 )
@@ -159,7 +159,7 @@ QUICK = LikelihoodLandscapes(
     dataset="digits",
     eps=0.1,
     seeds=(20, 21, 22, 23),
-    second_seeds=(30, 31, 32),
+    second_seeds=(40, 41, 42),
     methods=_methods(*(name for name in KINDS if name not in _SLOW), options=WEIGHTS),
     recipe=Recipe(epochs=10, batch_size=64, lr=3e-3, schedule="onecycle", options={"fused": True}),
     suite="fast",
@@ -202,7 +202,7 @@ FULL = LikelihoodLandscapes(
     dataset="cifar10",
     eps=8 / 255,
     seeds=(10, 11, 12),
-    second_seeds=(30, 31, 32),
+    second_seeds=(40, 41, 42),
     methods=_methods(*(name for name in KINDS if name != "jem"), options=WEIGHTS),
     recipe=Recipe(
         epochs=100,
