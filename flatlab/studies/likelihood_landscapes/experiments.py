@@ -119,6 +119,9 @@ def robustness_and_flatness(
 def mean_plane(model: nn.Module, x: Tensor, y: Tensor, across: Tensor, radius: float) -> flatness.Plane:
     """log p in the plane of the loss gradient's sign and given signs, as the mean over inputs, its peak at 0.
 
+    Inputs at which the loss has no gradient (it underflows where a network is sure) span no plane, and are left out; a
+    network without any, or one that has diverged, has a plane of NaN.
+
     Args:
         model: inputs (N, ...) in [0, 1] -> logits (N, C), in eval mode.
         x: inputs (N, ...) in [0, 1].
@@ -126,12 +129,14 @@ def mean_plane(model: nn.Module, x: Tensor, y: Tensor, across: Tensor, radius: f
         across: signs (N, ...), the second direction.
         radius: to which the plane reaches along either, in units of x.
     """
-    if diverged(model, x):
+    up = torch.zeros_like(x) if diverged(model, x) else flatness.gradient_sign(model, x, y)
+    usable = up.flatten(1).any(dim=1)
+    if not usable.any():
         axis = torch.linspace(-radius, radius, 21)
         return flatness.Plane(torch.full((21, 21), math.nan), axis, axis.clone())
-    up = flatness.gradient_sign(model, x, y)
-    whole = flatness.likelihood_plane(model, x, up, across, radius, normalize=None)
-    return flatness.Plane(whole.values.mean(0), whole.a, whole.b).normalized("peak")
+    whole = flatness.likelihood_plane(model, x[usable], up[usable], across[usable], radius, normalize=None)
+    values = whole.values if whole.values.ndim == 2 else whole.values.mean(0)
+    return flatness.Plane(values, whole.a, whole.b).normalized("peak")
 
 
 def plane_agreement(planes: Tensor, references: Tensor) -> dict[str, float]:
@@ -143,7 +148,7 @@ def plane_agreement(planes: Tensor, references: Tensor) -> dict[str, float]:
     Returns:
         `ratio`, the mean over methods of the log of how many times farther (root mean square, geometric mean) a plane
         is from the references of other methods than from its own; `named`, the share of planes to which their own
-        method's reference is the nearest. A network that has diverged tells nothing: 0 in both means.
+        method's reference is the nearest. A plane of NaN tells nothing: 0 in both means.
     """
     distances = (planes[:, None] - references[None]).square().mean((2, 3)).sqrt().cpu()
     own, itself = distances.diagonal(), torch.eye(len(planes), dtype=torch.bool)

@@ -91,6 +91,19 @@ def test_a_mean_plane_is_that_of_the_inputs_planes(seen) -> None:
     assert found.values.max() == 0
 
 
+def test_inputs_without_a_gradient_span_no_plane(seen) -> None:
+    net, x, y = seen
+    top = net(x).argmax(1)
+    certain = top == top[0]
+    sure = models.MapLogits(net, lambda z: torch.where((z.argmax(1) == top[0])[:, None], 1e6 * z, z)).eval()
+    assert not certain.all()
+    expected = experiments.mean_plane(net, x[~certain], y[~certain], torch.ones_like(x[~certain]), 1e-4)
+    found = experiments.mean_plane(sure, x, torch.where(certain, top, y), torch.ones_like(x), 1e-4)
+    torch.testing.assert_close(found.values, expected.values)
+    blind = models.MapLogits(net, lambda z: 0 * z).eval()
+    assert experiments.mean_plane(blind, x, y, torch.ones_like(x), 0.3).values.isnan().all()
+
+
 def test_planes_agree_where_methods_tell_them_apart() -> None:
     levels = torch.tensor([0.0, 1.0, 3.0])[:, None, None].expand(3, 5, 5)
     found = experiments.plane_agreement(levels + 0.1, levels)
