@@ -33,8 +33,8 @@ CHANGES = (
     Change(
         "2026-11-24",
         _FIRST,
-        "Settings: no gradient clipping; quick has four seeds for three, 10 epochs for 15 and fewer methods, to fit its "
-        "time. Quick runs had been seen, the cpu run was not recorded yet.",
+        "Settings: no gradient clipping; quick has four seeds for three, 10 epochs for 15 and fewer methods, to fit "
+        "its time. Quick runs had been seen, the cpu run was not recorded yet.",
     ),
     Change(
         "2026-11-26",
