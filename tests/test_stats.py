@@ -498,8 +498,8 @@ def test_perfect_order_of_four_points_shows_nothing():
     assert estimate.value == pytest.approx(-1)
     assert verdict(estimate, less(0)) == "inconclusive"
     assert verdict(stats.spearman([1, 2, 3, 4, 5], [5, 4, 3, 2, 1]), less(0)) == "supported"  # 2 of 120
-    with pytest.raises(ValueError, match="constant"):
-        stats.spearman([1, 1, 1], [1, 2, 3])
+    flat = stats.spearman([1, 1, 1], [1, 2, 3])
+    assert (flat.value, flat.low) == (0, None)
     with pytest.raises(ValueError, match="at least 3 kinds"):
         stats.spearman([1, 2, 3, 4], [1, 2, 3, 5], groups=list("aabb"))
 
@@ -648,6 +648,8 @@ def test_fragile_at_the_ends():
     assert not stats.fragile(stats.exact(0.0, n=2), within(0, 0))
     assert not stats.fragile(Estimate(0.0, -0.5, 0.5, 5), within(-1, 1))
     assert stats.fragile(Estimate(0.0, -0.95, 0.95, 5), within(-1, 1))
+    assert not stats.fragile(Estimate(-0.5, -1.0, 0.0, 4), less(0))  # reaches 0 by a test of four units
+    assert stats.fragile(Estimate(-0.5, -1.0, 0.01, 4), less(0))
     assert stats.fragile(stats.paired_difference([5.0, 5.1], [0, 0]), greater(0))  # one pair has no interval
     assert not stats.fragile(stats.paired_difference([5.0, -5.1], [0, 0]), greater(0))
 

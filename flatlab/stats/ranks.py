@@ -21,7 +21,8 @@ def spearman(
     Points must be independent: one a method (a mean over seeds), never one a method and seed. Methods of one kind are
     not independent either: with `groups` whole kinds are resampled, and n is their number. A bootstrap of few points is
     too short (perfect order gives no width at all), so that the interval is widened to reach 0 wherever the two-sided
-    permutation test does not reject: of points, or of the kinds' mean ranks. Exact up to 8 of them, drawn above.
+    permutation test does not reject: of points, or of the kinds' mean ranks. Exact up to 8 of them, drawn above. Values
+    that are all equal have no order: 0, without an interval.
 
     Args:
         x, y: (n,) one number a point, n >= 3.
@@ -30,7 +31,7 @@ def spearman(
         seed: of the resamples and the permutations.
 
     Raises:
-        ValueError: fewer than three kinds, or values that are all equal.
+        ValueError: fewer than three kinds.
     """
     first, second = vector("x", x), vector("y", y)
     kinds = np.arange(first.size) if groups is None else np.unique(groups, return_inverse=True)[1]
@@ -39,15 +40,15 @@ def spearman(
             f"x, y and groups need one length and at least 3 kinds, got {first.size} and {second.size} values of "
             f"{np.unique(kinds).size} kinds"
         )
+    n = int(np.unique(kinds).size)
     if np.ptp(first) == 0 or np.ptp(second) == 0:
-        raise TooFew("x or y is constant: there is no order to correlate")
+        return Estimate(0.0, None, None, n, kind="equal values, no order")
     rho = float(_rank_correlation(first[None], second[None])[0])
     points = tuple(map(tuple, np.column_stack([first, second, kinds]).tolist()))
     replicates, p = _replicates(points, seed), _permutation_p(points, seed)
     low, high = np.quantile(replicates, [(1 - confidence(level)) / 2, (1 + level) / 2])
     if p > 1 - level:
         low, high = min(low, 0.0), max(high, 0.0)
-    n = int(np.unique(kinds).size)
     over = "" if n == first.size else f" over {n} kinds"
     return Estimate(rho, min(low, rho), max(high, rho), n, kind=f"Spearman, bootstrap{over}, {percent(level)}")
 
