@@ -7,6 +7,9 @@
 The second moment is built from the aggregate, not from the gradient: without a memory (capacity=0) AdamCM is therefore
 not Adam, but Adam with v from m^2, a control that the notebook needs. second_moment="gradient" is the other control.
 
+Variants of Adam take the memory as they are: weight_decay makes it AdamW, amsgrad=True AMSGrad, and nesterov=True NAdam,
+which looks a step ahead, u = b1 m + (1 - b1) g + kappa mean(B), at a constant b1 (torch's NAdam warms it up).
+
 Start-up (`init`). "paper": the formulas as they stand; v already holds c1^2, so that dividing u by c1 corrects twice,
 and the first step is lr / (1 - b1), ten times lr. "official": the authors' code, in which the first step only stores
 the raw gradient and moves nothing; its second step is 7.4 lr. "corrected" (ours): items are m / c1, and u is not
@@ -40,6 +43,7 @@ class AdamCM(MemoryOptimizer):
         memory: what is stored, "momentum" or "gradient".
         init: "paper", "official" or "corrected" start-up, see the head of this file.
         second_moment: built from the "aggregate" or from the "gradient".
+        nesterov: look a step ahead, as NAdam does; with memory="momentum" only.
 
     The other options, the parameters and the errors are those of `MemoryOptimizer`.
     """
@@ -53,6 +57,7 @@ class AdamCM(MemoryOptimizer):
     memory: str = "momentum"
     init: str = "paper"
     second_moment: str = "aggregate"
+    nesterov: bool = False
     decoupled_weight_decay: bool = True
 
     def _check_group(self, group: dict[str, Any]) -> None:
@@ -64,6 +69,8 @@ class AdamCM(MemoryOptimizer):
         for index, beta in enumerate(group["betas"]):
             if not 0 <= beta < 1:
                 raise ValueError(f"betas[{index}] must lie in [0, 1), got {beta!r}")
+        if group["nesterov"] and group["memory"] == "gradient":
+            raise ValueError("nesterov=True looks ahead of the momentum: it needs memory='momentum', got 'gradient'")
 
     def _moments(self, group: dict[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if group["amsgrad"] else ("exp_avg", "exp_avg_sq")
@@ -78,11 +85,14 @@ class AdamCM(MemoryOptimizer):
         coupled = 0.0 if group["decoupled_weight_decay"] else group["weight_decay"]
         if momentum:
             g = torch.add(g, cast(Tensor, chunk.weights), alpha=coupled) if coupled else g
+            unit: Number = correction if group["init"] == "corrected" else 1.0
             if group["init"] == "corrected":
-                aggregate = aggregate_item(plan, first.lerp_(g, 1 - beta1) / correction, chunk)
+                aggregate = aggregate_item(plan, first.lerp_(g, 1 - beta1) / unit, chunk)
                 correction = 1.0
             else:
                 aggregate = aggregate_momentum(plan, g, beta1, chunk)
+            if group["nesterov"]:
+                aggregate = aggregate + (g - first) * (1 - beta1) / unit  # m + (1 - b1) (g - m) = b1 m + (1 - b1) g
         else:
             aggregate = aggregate_item(plan, g, chunk)
             aggregate = torch.add(aggregate, cast(Tensor, chunk.weights), alpha=coupled) if coupled else aggregate

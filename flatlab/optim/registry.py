@@ -100,6 +100,7 @@ _ENTRIES = (
     _entry("adam_cg", AdamCG, "memory", "Adam with a memory of critical gradients"),
     _entry("sgd_cm", SGDCM, "memory", "SGD with a memory of critical momenta"),
     _entry("sgd_cg", SGDCG, "memory", "SGD with a memory of critical gradients"),
+    _entry("nadam_cm", AdamCM, "memory", "Adam with Nesterov momentum and a memory of momenta", nesterov=True),
     _entry("adam_c0", AdamCM, "memory", "AdamCM without its memory: Adam whose v comes from m squared", capacity=0),
     _entry("sam", SAM, "sharpness", "sharpness-aware minimization over SGD"),
     _entry("asam", ASAM, "sharpness", "adaptive sharpness-aware minimization over SGD"),

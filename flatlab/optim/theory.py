@@ -36,12 +36,7 @@ def spectral_radius(mu: float, capacity: int, beta1: float = 0.9) -> float:
     Raises:
         ValueError: a number out of these bounds.
     """
-    _check(mu, capacity, beta1)
-    polynomial = np.zeros(capacity + 3)  # times z^C, from the power C + 2 down to 0
-    polynomial[:3] = 1, -(1 + beta1), beta1
-    polynomial[1] += mu * (1 - beta1)
-    polynomial[2 : 2 + capacity] += mu * (1 - beta1) / max(capacity, 1)
-    return float(np.abs(np.roots(polynomial)).max())
+    return float(np.abs(_modes(mu, capacity, beta1)).max())
 
 
 def stable_curvature(capacity: int, beta1: float = 0.9) -> float:
@@ -59,6 +54,23 @@ def stable_curvature(capacity: int, beta1: float = 0.9) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if spectral_radius(middle, capacity, beta1) < 1 else (low, middle)
     return float(high)
+
+
+def cycle_size(capacity: int, beta1: float = 0.9) -> float:
+    """How far from a minimum an iterate circles that the threshold does not let come to rest, in learning rates.
+
+    A second moment that is built from the aggregate itself, v = mean of u^2, shrinks with the steps until the
+    preconditioned curvature reaches `stable_curvature`; there a mode z on the unit circle neither grows nor decays. On
+    it |x_{t+1} - x_t| = |z - 1| |x_t|, while steps u / sqrt(v) have a root mean square of lr. So the root mean square
+    distance is lr / |z - 1|, whatever the curvature. Adam's v is built from gradients h x instead: its distance is
+    lr / `stable_curvature(0, beta1)`.
+
+    Args:
+        capacity: C, the number of momenta in memory; 0 for none.
+        beta1: decay of the momentum, in [0, 1).
+    """
+    modes = _modes(stable_curvature(capacity, beta1), capacity, beta1)
+    return float(1 / np.abs(modes[np.abs(modes).argmax()] - 1))
 
 
 def simulate_quadratic(
@@ -133,6 +145,16 @@ def first_steps(
         memory.append(item)
         lengths.append(u / divisor / (v / (1 - beta2**t)) ** 0.5)
     return np.array(lengths)
+
+
+def _modes(mu: float, capacity: int, beta1: float) -> NDArray[np.complex128]:
+    """The roots z (C + 2,) of the polynomial above."""
+    _check(mu, capacity, beta1)
+    polynomial = np.zeros(capacity + 3)  # times z^C, from the power C + 2 down to 0
+    polynomial[:3] = 1, -(1 + beta1), beta1
+    polynomial[1] += mu * (1 - beta1)
+    polynomial[2 : 2 + capacity] += mu * (1 - beta1) / max(capacity, 1)
+    return np.roots(polynomial).astype(np.complex128)
 
 
 def _mean(memory: deque[float]) -> float:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from flatlab import checks
 from flatlab.test_functions.base import Surface
-from flatlab.test_functions.basins import TwoBasins, two_basins
+from flatlab.test_functions.basins import TwoBasins, two_basins, two_basins_value
 from flatlab.test_functions.classic import ackley, goldstein_price, levy
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "levy",
     "make",
     "two_basins",
+    "two_basins_value",
 ]
 
 _REGISTRY: dict[str, Callable[..., Surface]] = {

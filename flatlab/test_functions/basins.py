@@ -49,12 +49,13 @@ def two_basins(dims: int = 1, sharpness: float = 100.0) -> TwoBasins:
     checks.at_least("dims", dims, 1)
     if checks.positive("sharpness", sharpness) < 3:
         raise ValueError(f"sharpness must be >= 3, got {sharpness!r}; flatter wells run into each other")
-    function = partial(_two_basins, sharpness=sharpness)
+    function = partial(two_basins_value, sharpness=sharpness)
     minima = _on_the_diagonal(function).repeat(1, dims)
     return TwoBasins("two_basins", function, dims, (-3.0, 3.0), minima, best=1, sharpness=sharpness)
 
 
-def _two_basins(x: Tensor, *, sharpness: float) -> Tensor:
+def two_basins_value(x: Tensor, *, sharpness: float | Tensor) -> Tensor:
+    """f (...) of `two_basins` at the points x (..., D); `sharpness` may be one number for each point, (...)."""
     flat = -(-(x + 1).square().mean(dim=-1) / 2).exp()
     sharp = -(-sharpness * (x - 1).square().mean(dim=-1) / 2).exp()
     return flat + sharp + 0.02 * x.square().mean(dim=-1)

@@ -129,6 +129,7 @@ def _memory_cases() -> Iterator[Case]:
     adam: list[dict[str, Any]] = [{}, {"capacity": 0}, {"capacity": 1}, {"policy": "fifo"}, {"decay": 0.99}]
     adam += [{"memory": "gradient"}, {"aggregate": "sum", "kappa": 0.5}, {"aggregate": "average"}]
     adam += [{"norm": "sum"}, {"norm": "parameter"}, {"init": "official"}, {"init": "corrected"}]
+    adam += [{"nesterov": True}, {"nesterov": True, "init": "corrected", "networks": 3}]
     adam += [{"second_moment": "gradient"}, {"amsgrad": True}, {"resum_every": 3}, {"buffer_dtype": torch.bfloat16}]
     adam += [{"weight_decay": 0.1}, {"weight_decay": 0.1, "decoupled_weight_decay": False}]
     adam += [{"foreach": True}, {"foreach": False}, {"maximize": True}, {"capturable": True}]

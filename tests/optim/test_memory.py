@@ -106,6 +106,24 @@ def test_without_memory_it_is_adam(options: dict, amsgrad: bool, decay: float) -
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("init", ["paper", "corrected"])
+@pytest.mark.parametrize("path", PATHS, ids=str)
+def test_looking_ahead_adds_the_latest_gradient_once_more(init: str, path: dict) -> None:
+    p, q = vector(1, -2, 3), torch.tensor([1.0, -2, 3], dtype=torch.float64)
+    optimizer = AdamCM([p], lr=0.1, capacity=2, policy="fifo", nesterov=True, init=init, eps=0, **path)
+    m, v, items = torch.zeros_like(q), torch.zeros_like(q), []
+    for t, gradient in enumerate(GRADIENTS, start=1):
+        g = torch.tensor(gradient, dtype=torch.float64) + 3
+        feed(optimizer, g[None])
+        m, bias = 0.9 * m + 0.1 * g, 1 - 0.9**t
+        unit, rest = (bias, 1) if init == "corrected" else (1, bias)
+        u = (0.9 * m + 0.1 * g) / unit + sum(items[-2:]) / max(len(items[-2:]), 1)
+        items.append(m / unit)
+        v = 0.999 * v + 0.001 * u**2
+        q = q - 0.1 * u / rest / (v / (1 - 0.999**t)).sqrt()
+    torch.testing.assert_close(p[0].detach(), q)
+
+
 def test_l2_decay_without_memory_is_that_of_torch() -> None:
     for cls, theirs in ((AdamCG, torch.optim.Adam), (SGDCG, torch.optim.SGD), (SGDCM, torch.optim.SGD)):
         options = {"momentum": 0.0} if theirs is torch.optim.SGD else {}
@@ -334,6 +352,7 @@ def test_large_tensors_are_cut_into_equal_results(monkeypatch: pytest.MonkeyPatc
         ({"networks": 2}, "networks=2, but parameter 0 of the group has shape"),
         ({"buffer_dtype": torch.int8}, "floating-point"),
         ({"capturable": True, "resum_every": 2}, "capturable=True excludes"),
+        ({"memory": "gradient", "nesterov": True}, "nesterov=True .* needs memory='momentum'"),
         ({"lr": torch.tensor(0.1)}, "lr must be a number unless capturable=True"),
     ],
 )

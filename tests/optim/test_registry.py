@@ -14,7 +14,7 @@ from flatlab.optim.sam import SAM
 from flatlab.train import Recipe, cross_entropy, fit
 
 TORCH = ("sgd", "adam", "adamw", "radam", "nadam", "rmsprop", "adagrad")
-MEMORY = ("adam_cm", "adam_cg", "sgd_cm", "sgd_cg", "adam_c0")
+MEMORY = ("adam_cm", "adam_cg", "sgd_cm", "sgd_cg", "nadam_cm", "adam_c0")
 SHARPNESS = ("sam", "asam", "gsam", "sagm", "sam_adam", "sam_adam_cm")
 
 every_name = pytest.mark.parametrize("name", TORCH + MEMORY + SHARPNESS)

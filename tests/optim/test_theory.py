@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
-from flatlab.optim import theory
+from flatlab.optim import AdamCM, theory
 
 # Largest stable mu for C = 0, 1, 2, 5, 10, 20.
 STABLE = {
@@ -128,3 +129,22 @@ class TestFirstSteps:
 def test_errors_name_the_value_and_the_bound(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("capacity", [0, 1, 5])
+@pytest.mark.parametrize("curvature", [1.0, 30.0])
+def test_an_iterate_circles_at_the_distance_of_the_theory(capacity, curvature):
+    point = torch.full((1,), 0.5, dtype=torch.float64, requires_grad=True)
+    options = {"lr": 0.1, "betas": (0.9, 0.99), "capacity": capacity, "policy": "fifo", "init": "corrected"}
+    optimizer, places = AdamCM([point], **options), []
+    for _ in range(4000):
+        point.grad = curvature * point.detach()
+        optimizer.step()
+        places.append(point.item())
+    found = np.sqrt(np.mean(np.square(places[-2000:])))
+    assert found == pytest.approx(0.1 * theory.cycle_size(capacity), rel=0.03)
+
+
+def test_size_of_the_cycle_in_closed_form():
+    assert theory.cycle_size(0) == pytest.approx(1 / 2, rel=1e-6)  # at z = -1
+    assert theory.cycle_size(1) == pytest.approx(5**0.5, rel=1e-6)  # at z = 0.9 + 0.19^(1/2) i

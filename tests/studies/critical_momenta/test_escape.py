@@ -1,0 +1,42 @@
+"""Escape from sharp basins: the grid against single descents, and the rates read off it."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from flatlab import test_functions, train
+from flatlab.optim import AdamCM, theory
+from flatlab.studies.critical_momenta import escape
+
+RATES, SHARPNESS = (0.01, 0.1, 1.0), (30.0, 1000.0)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, partial(AdamCM, init="corrected")])
+def test_basins_side_by_side_are_basins_alone(optimizer) -> None:
+    left = escape.escape_grid(optimizer, RATES, SHARPNESS, starts=6, steps=60, seed=3)
+    assert left.shape == (6, 3, 2)
+    assert left.dtype == torch.bool
+    assert 0 < left.sum() < left.numel()
+    for column, sharpness in enumerate(SHARPNESS):
+        basin = test_functions.two_basins(1, sharpness)
+        at = basin.sharp_starts(6, generator=torch.Generator().manual_seed(3))
+        for row, lr in enumerate(RATES):
+            run = train.descend(basin, at, optimizer, steps=60, lr=lr)
+            assert torch.equal(left[:, row, column], basin.escaped(run.x))
+
+
+def test_the_first_rate_lies_between_two_of_the_grid() -> None:
+    left = torch.tensor([[[0, 1, 0], [1, 1, 0], [0, 1, 0]]]).bool()  # one start, three rates, three basins
+    assert escape.first_rates(left, RATES).tolist() == [pytest.approx([-1.5, -2.5, 0.5])]
+    for rates in ((0.1, 1.0), (1.0, 0.1, 0.01), (0.1, 0.1, 1.0)):
+        with pytest.raises(ValueError, match="3 ascending"):
+            escape.first_rates(left, rates)
+
+
+def test_the_prediction_falls_with_the_root_of_the_sharpness() -> None:
+    assert escape.predicted_rate(100.0, 0) == pytest.approx(0.2)  # a cycle of half a learning rate
+    assert escape.predicted_rate(100.0, 0, aggregate=False) == pytest.approx(3.8)
+    assert escape.predicted_rate(400.0, 5) == pytest.approx(1 / (20 * theory.cycle_size(5)))
+    with pytest.raises(ValueError, match="sharpness"):
+        escape.predicted_rate(0.0, 5)
