@@ -10,6 +10,7 @@ import seaborn as sns
 import torch
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from flatlab.flatness import Plane
@@ -203,6 +204,34 @@ def descent_paths(
     ax.plot(*path[-1].T, "o", color="black", markersize=3)
     ax.plot(*minimum, "*", color="red", markersize=10)
     ax.set(xlim=box, ylim=box, xticks=[], yticks=[])
+    return ax
+
+
+def share_map(
+    shares: ArrayLike,
+    x: Sequence[float],
+    y: Sequence[float],
+    *,
+    line: Sequence[float] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Shares in [0, 1] as colours over two quantities of rising orders of magnitude, a cell for each pair.
+
+    Args:
+        shares: (rows, columns).
+        x: of the columns, positive.
+        y: of the rows, positive.
+        line: a y for each x, drawn dashed as far as it lies in the map; None for no line.
+        ax: where to draw; None for a new figure.
+    """
+    ax = ax or plt.subplots(figsize=(3, 2.8))[1]
+    columns, rows = np.log10(x), np.log10(y)
+    ax.pcolormesh(columns, rows, np.asarray(shares), vmin=0, vmax=1, shading="nearest", cmap="cividis")
+    ax.set(xticks=columns, yticks=rows, xticklabels=[f"{v:g}" for v in x], yticklabels=[f"{v:g}" for v in y])
+    if line is not None:
+        limits = ax.get_ylim()
+        ax.plot(columns, np.log10(line), "--", color="white", linewidth=2)
+        ax.set_ylim(limits)
     return ax
 
 

@@ -74,6 +74,14 @@ def test_image_grid_hides_what_is_left_over() -> None:
     assert [len(ax.images) for ax in axes.flat] == [1, 1, 1, 0]
 
 
+def test_a_map_of_shares_keeps_its_limits_whatever_the_line() -> None:
+    ax = plots.share_map(np.eye(2, 3), (10, 100, 1000), (0.1, 1), line=(100, 1, 0.001))
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["10", "100", "1000"]
+    assert ax.collections[0].get_array().shape == (2, 3)
+    assert ax.get_ylim() == pytest.approx((-1.5, 0.5))
+    assert ax.lines[0].get_ydata().tolist() == pytest.approx([2, 0, -3])
+
+
 def test_seed_lines_with_and_without_groups() -> None:
     assert plots.seed_lines(FRAME, "u", "v").lines
     assert plots.seed_lines(FRAME, "u", "v", hue="kind").get_legend() is not None

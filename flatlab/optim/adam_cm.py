@@ -7,7 +7,7 @@
 The second moment is built from the aggregate, not from the gradient: without a memory (capacity=0) AdamCM is therefore
 not Adam, but Adam with v from m^2, a control that the notebook needs. second_moment="gradient" is the other control.
 
-Variants of Adam take the memory as they are: weight_decay makes it AdamW, amsgrad=True AMSGrad, and nesterov=True NAdam,
+Variants of Adam take the memory, too: weight_decay makes it AdamW, amsgrad=True AMSGrad, and nesterov=True NAdam,
 which looks a step ahead, u = b1 m + (1 - b1) g + kappa mean(B), at a constant b1 (torch's NAdam warms it up).
 
 Start-up (`init`). "paper": the formulas as they stand; v already holds c1^2, so that dividing u by c1 corrects twice,

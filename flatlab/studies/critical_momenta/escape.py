@@ -13,6 +13,7 @@ from torch import Tensor
 
 from flatlab import checks
 from flatlab.optim.theory import cycle_size, stable_curvature
+from flatlab.studies.critical_momenta.settings import Method
 from flatlab.test_functions import Surface, two_basins, two_basins_value
 from flatlab.train import descend
 
@@ -70,19 +71,22 @@ def first_rates(left: Tensor, rates: Sequence[float]) -> Tensor:
     return (edges[first] + edges[first + 1]) / 2
 
 
-def predicted_rate(sharpness: float, capacity: int, *, aggregate: bool = True) -> float:
+def predicted_rate(method: Method, sharpness: float) -> float | None:
     """The learning rate at which the stability threshold lets an iterate circle at the basin's half width.
 
-    Beyond it the circle leaves the part of the basin that is curved upwards, |x - 1| < 1 / sqrt(sharpness).
+    Beyond it the circle leaves the part of the basin that is curved upwards, |x - 1| < 1 / sqrt(sharpness). None where
+    there is no such theory: it speaks of Adam, and of critical momenta whose memory is nearly always the last items.
 
     Args:
+        method: with Adam's usual decays.
         sharpness: of the basin.
-        capacity: momenta in memory.
-        aggregate: whether the second moment is built from the aggregate, as in critical momenta; otherwise from the
-            gradient, as in Adam.
 
     Raises:
-        ValueError: a number out of bounds.
+        ValueError: a sharpness that is not positive.
     """
-    size = cycle_size(capacity) if aggregate else 1 / stable_curvature(capacity)
-    return float(1 / (size * checks.positive("sharpness", sharpness) ** 0.5))
+    root = checks.positive("sharpness", sharpness) ** 0.5
+    if method.optimizer == "adam":
+        return stable_curvature(0) / root
+    if method.optimizer != "adam_cm" or "decay" in method.options:
+        return None
+    return 1 / (cycle_size(method.options.get("capacity", 5)) * root)

@@ -27,23 +27,26 @@ def steps_on_constant_gradient(factory: Callable[..., Optimizer], *, steps: int)
 
 
 def end_on_noisy_quadratic(
-    factory: Callable[..., Optimizer], *, steps: int, generator: torch.Generator, idle: int = 0
+    factory: Callable[..., Optimizer], *, steps: int, generator: torch.Generator, runs: int, idle: int = 0
 ) -> Tensor:
-    """Where an optimizer arrives on |p|^2 / 2 with standard normal noise in its gradient, from p = 0.
+    """Where `runs` independent runs of an optimizer arrive on |p|^2 / 2 with standard normal noise in the gradient.
+
+    All start at 0. They are rows of one parameter: the optimizer must treat every number by itself.
 
     Args:
         factory: makes the optimizer, called as factory([p]).
         steps: number of steps.
         generator: of the noise.
+        runs: how many.
         idle: steps with a gradient of zero before those.
 
     Returns:
-        p, (1, 3) float64.
+        p, (runs, 3) float64.
     """
-    point = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
+    point = torch.zeros(runs, 3, dtype=torch.float64, requires_grad=True)
     optimizer = factory([point])
     for step in range(idle + steps):
-        noise = torch.randn(1, 3, generator=generator, dtype=torch.float64)
+        noise = torch.randn(runs, 3, generator=generator, dtype=torch.float64)
         point.grad = (point + noise).detach() if step >= idle else torch.zeros_like(point)
         optimizer.step()
     return point.detach()

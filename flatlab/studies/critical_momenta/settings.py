@@ -32,16 +32,19 @@ class CriticalMomenta:
 
     Attributes:
         starts: starting points on each test function; `toy_steps`: steps from each.
-        escape_lr: learning rate of the escape from a sharp basin; `sharpness`: of the basins.
+        rates, sharpness: the grid of learning rates and basins over which escape is judged.
         dataset, label_noise, train_limit, test_limit, model, model_options, image_recipe: the image task; `held_out`
             training images are for validation.
         level: training loss at which curvatures are compared.
         text, windows, length, text_model, text_options, text_recipe: the text task.
-        late_windows, late_epochs: the little text that is trained on for long; no windows, no such training.
+        late_windows, late_epochs: the little text that is trained on for long.
         seeds: of the networks that are reported; `tuning_seeds`: of those that choose learning rates.
         images, texts, continual: names of the methods that learn images, text, and tasks in sequence.
+        variants: names of variants of Adam that learn images, each without and with the memory ("_cm").
+        many: of the methods that learn images, those that do so from every seed, as the variants do.
+        few: how many of the seeds the others have, and how many have their curvature measured.
         tasks: in sequence; `sequences`: how many such sequences are tried.
-        readers: of the seeds, how many learn text.
+        readers: of the seeds, how many learn text; `late_readers`: how many learn little text for long.
         tuned: task -> method -> learning rate.
         tune: whether to repeat the choice of learning rates.
     """
@@ -49,8 +52,8 @@ class CriticalMomenta:
     seeds: tuple[int, ...]
     starts: int = 256
     toy_steps: int = 500
-    escape_lr: float = 0.03
-    sharpness: tuple[float, ...] = (30.0, 100.0, 300.0, 1000.0)
+    rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+    sharpness: tuple[float, ...] = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
     dataset: str = "digits"
     label_noise: float = 0.2
     held_out: int = 400
@@ -76,9 +79,13 @@ class CriticalMomenta:
     images: tuple[str, ...] = ("adam", "c0", "cg", "cm", "cm99", "cm_corrected", "sam", "sam_cm")
     texts: tuple[str, ...] = ("adam", "c0", "cg", "cm", "cm_corrected", "sam")
     continual: tuple[str, ...] = ("adam", "c0", "cg", "cm")
+    variants: tuple[str, ...] = ("adamw", "amsgrad", "nadam")
+    many: tuple[str, ...] = ("adam", "c0", "cm")
+    few: int = 10
     tasks: int = 5
     sequences: int = 20
     readers: int = 5
+    late_readers: int = 5
     tuned: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: TUNED)
     tune: bool = False
     tuning_seeds: tuple[int, ...] = (100, 101)
@@ -102,20 +109,28 @@ _METHODS = (
     Method("cm99", "adam_cm", {"decay": 0.99}),
     Method("sam", "sam_adam"),
     Method("sam_cm", "sam_adam_cm"),
+    Method("adamw", "adamw", {"weight_decay": 0.1}),
+    Method("adamw_cm", "adam_cm", {"weight_decay": 0.1}),
+    Method("amsgrad", "adam", {"amsgrad": True}),
+    Method("amsgrad_cm", "adam_cm", {"amsgrad": True}),
+    Method("nadam", "nadam"),
+    Method("nadam_cm", "nadam_cm"),
 )
 METHODS = {method.name: method for method in _METHODS}
 """c0 is critical momenta without a memory: Adam with its second moment from the momentum. "corrected" starts with one
 learning rate, the others with up to ten."""
 
 GRID = {
+    "escape": CriticalMomenta.rates,
     "toys": (0.03, 0.1, 0.3, 1.0),
     "images": (0.0003, 0.001, 0.003, 0.01),
     "texts": (0.003, 0.01, 0.03),
     "continual": (0.0003, 0.001, 0.003),
 }
-"""Learning rates that the sweeps start from."""
+"""Learning rates that the sweeps start from; that of the escape is fixed."""
 
 TUNED: dict[str, dict[str, float]] = {
+    "escape": {"adam": 1.0, "cm": 0.1},
     "levy": {"adam": 3.22, "sam": 3.22, "c0": 0.3, "cg": 1.0, "cm": 0.3, "cm_corrected": 0.3},
     "ackley": {"adam": 0.3, "sam": 0.3, "c0": 0.1, "cg": 0.3, "cm": 0.1, "cm_corrected": 0.1},
     "goldstein_price": {"adam": 0.1, "sam": 0.1, "c0": 0.03, "cg": 0.1, "cm": 0.03, "cm_corrected": 0.03},
@@ -128,22 +143,29 @@ TUNED: dict[str, dict[str, float]] = {
         "cm_corrected": 0.003,
         "sam": 0.01,
         "sam_cm": 0.003,
+        "adamw": 0.01,
+        "adamw_cm": 0.003,
+        "amsgrad": 0.01,
+        "amsgrad_cm": 0.003,
+        "nadam": 0.01,
+        "nadam_cm": 0.003,
     },
     "texts": {"adam": 0.03, "c0": 0.01, "cg": 0.03, "cm": 0.01, "cm_corrected": 0.01, "sam": 0.03},
     "continual": {"adam": 0.00949, "c0": 0.003, "cg": 0.003, "cm": 0.001},
 }
 """What the sweeps chose on the embedded data with the `cpu` preset."""
 
-CPU = CriticalMomenta(seeds=tuple(range(20, 30)))
+CPU = CriticalMomenta(seeds=tuple(range(30, 60)))
 """Recorded in notebooks/results/cpu.json: two minutes with one thread of a server's CPU, 270 s with the sweeps."""
 
 QUICK = CriticalMomenta(
-    seeds=(20, 21, 22, 23),
+    seeds=(30, 31, 32, 33),
     starts=64,
     images=("adam", "c0", "cg", "cm", "sam"),
     texts=("adam", "cm"),
     windows=960,
-    late_windows=0,
+    late_windows=160,
+    late_readers=2,
     continual=("adam", "cm"),
     sequences=10,
 )
@@ -167,6 +189,7 @@ GPU = CriticalMomenta(
     text_options={"width": 128, "layers": 4, "context": 64},
     text_recipe=Recipe(epochs=4, batch_size=64, schedule="onecycle", grad_clip=1.0),
     images=("adam", "c0", "cg", "cm", "sam", "sam_cm"),
+    variants=(),
     texts=("adam", "c0", "cm", "sam"),
 )
 """Meant for ten minutes on one GPU, and not measured yet."""

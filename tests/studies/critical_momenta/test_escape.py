@@ -8,6 +8,7 @@ import torch
 from flatlab import test_functions, train
 from flatlab.optim import AdamCM, theory
 from flatlab.studies.critical_momenta import escape
+from flatlab.studies.critical_momenta.settings import METHODS
 
 RATES, SHARPNESS = (0.01, 0.1, 1.0), (30.0, 1000.0)
 
@@ -35,8 +36,10 @@ def test_the_first_rate_lies_between_two_of_the_grid() -> None:
 
 
 def test_the_prediction_falls_with_the_root_of_the_sharpness() -> None:
-    assert escape.predicted_rate(100.0, 0) == pytest.approx(0.2)  # a cycle of half a learning rate
-    assert escape.predicted_rate(100.0, 0, aggregate=False) == pytest.approx(3.8)
-    assert escape.predicted_rate(400.0, 5) == pytest.approx(1 / (20 * theory.cycle_size(5)))
+    assert escape.predicted_rate(METHODS["c0"], 100.0) == pytest.approx(0.2)  # a cycle of half a learning rate
+    assert escape.predicted_rate(METHODS["adam"], 100.0) == pytest.approx(3.8)
+    for name, capacity in (("cm", 5), ("cm20_corrected", 20)):
+        assert escape.predicted_rate(METHODS[name], 400.0) == pytest.approx(1 / (20 * theory.cycle_size(capacity)))
+    assert [escape.predicted_rate(METHODS[name], 100.0) for name in ("sam", "cg", "cm99")] == [None] * 3
     with pytest.raises(ValueError, match="sharpness"):
-        escape.predicted_rate(0.0, 5)
+        escape.predicted_rate(METHODS["cm"], 0.0)
