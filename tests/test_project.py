@@ -41,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {
         "stats",
         "data",
         "models",
+        "test_functions",
         "flatness",
         "optim",
         "train",

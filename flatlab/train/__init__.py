@@ -22,7 +22,7 @@ from flatlab.train.checkpoint import load_checkpoint, resume_training, save_chec
 from flatlab.train.continual import fit_continual
 from flatlab.train.descend import Descent, descend
 from flatlab.train.device import operations, pick_device, seconds
-from flatlab.train.evaluate import Evaluation, accuracy, distance, evaluate_loss
+from flatlab.train.evaluate import Evaluation, accuracy, distance, evaluate_loss, evaluate_samples
 from flatlab.train.loop import History, Recipe, fit
 from flatlab.train.objective import Objective, cross_entropy, next_token
 from flatlab.train.schedules import Ramp, schedule
@@ -51,6 +51,7 @@ __all__ = [
     "descend",
     "distance",
     "evaluate_loss",
+    "evaluate_samples",
     "fit",
     "fit_continual",
     "fit_seeds",

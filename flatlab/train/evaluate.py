@@ -1,4 +1,4 @@
-"""How well a trained network does: loss and accuracy over a whole set, in batches, in eval mode."""
+"""How well a trained network does: loss and accuracy over a whole set or sample by sample, in batches, in eval mode."""
 
 from typing import NamedTuple
 
@@ -68,3 +68,29 @@ def evaluate_loss(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 1
             losses.append(F.cross_entropy(logits.flatten(0, -2), yb.flatten(), reduction="sum").double())
             hits.append((logits.argmax(-1) == yb).sum())
     return Evaluation(float(torch.stack(losses).sum()) / y.numel(), int(torch.stack(hits).sum()) / y.numel())
+
+
+def evaluate_samples(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 1024) -> tuple[Tensor, Tensor]:
+    """Cross-entropy and hits of every sample, in eval mode and on the CPU: both (N,) in float64.
+
+    Args:
+        model: maps x to logits of shape (*y.shape, classes).
+        x: (N, ...): images, uint8 or float in [0, 1], or codes of characters.
+        y: (N,) labels of images, or (N, T) next characters, over which a sample's numbers are means.
+        batch_size: samples at once.
+
+    Returns:
+        Losses in nats, and shares of right predictions, 0 or 1 for images. A network that diverged has NaN for losses,
+        and no hits.
+    """
+    checks.at_least("batch_size", batch_size, 1)
+    targets(y, len(x))
+    losses, hits = [], []
+    with evaluating(model), torch.no_grad():
+        for xb, yb in zip(x.split(batch_size), y.split(batch_size), strict=True):
+            logits = model(as_float(xb)).flatten(0, -2).double()
+            each = F.cross_entropy(logits, yb.flatten(), reduction="none")
+            right = (logits.argmax(-1) == yb.flatten()) & logits.isfinite().all(-1)
+            losses.append(each.view(len(yb), -1).mean(1))
+            hits.append(right.double().view(len(yb), -1).mean(1))
+    return torch.cat(losses).cpu(), torch.cat(hits).cpu()

@@ -1,4 +1,4 @@
-"""Experiments of 05_critical_momenta: tasks in sequence, samples one by one, the agreement of a memory in training.
+"""Experiments of 05_critical_momenta: tasks in sequence, and the agreement of a memory during training.
 
 The tasks are the same images with their pixels in another order in each. Accuracy along the sequence says how fast an
 optimizer adapts; accuracy on all tasks at its end says how much it has kept.
@@ -8,15 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flatlab import checks
 from flatlab.data import ImageSet
 from flatlab.models import stack_models, unstack
-from flatlab.modes import evaluating
 from flatlab.optim.memory import MemoryOptimizer
-from flatlab.train import TrainingState, fit_continual
+from flatlab.train import TrainingState, evaluate_samples, fit_continual
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +37,7 @@ class TaskSequence:
 
     def kept(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """In which share of the tasks each of the images x (N, C, H, W) with labels y (N,) is right, (N,)."""
-        hits = [per_sample(model, self.seen_by(task, x), y)[1] for task in range(len(self.orders))]
+        hits = [evaluate_samples(model, self.seen_by(task, x), y)[1] for task in range(len(self.orders))]
         return torch.stack(hits).mean(0)
 
 
@@ -94,30 +92,6 @@ def fit_task_sequences(
     x, y = torch.stack([s.x for s in sequences]).to(device), torch.stack([s.y for s in sequences]).to(device)
     hits = fit_continual(stacked, x, y, optimizer, lr=lr).double().mean(1).tolist()
     return hits, list(zip(sequences, unstack(stacked, networks[0]), strict=True))
-
-
-def per_sample(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 1024) -> tuple[Tensor, Tensor]:
-    """Cross-entropy and hits of every sample, in eval mode and on the CPU: both (N,) in float64.
-
-    Args:
-        model: maps x to logits of shape (*y.shape, classes).
-        x: (N, ...) images in [0, 1], or codes of characters.
-        y: (N,) labels of images, or (N, T) next characters, over which a sample's numbers are means.
-        batch_size: samples at once.
-
-    Returns:
-        Losses in nats, and shares of right predictions, 0 or 1 for images. A network that diverged has NaN for losses,
-        and no hits.
-    """
-    losses, hits = [], []
-    with evaluating(model), torch.no_grad():
-        for xb, yb in zip(x.split(batch_size), y.split(batch_size), strict=True):
-            logits = model(xb).flatten(0, -2).double()
-            each = F.cross_entropy(logits, yb.flatten(), reduction="none")
-            right = (logits.argmax(-1) == yb.flatten()) & logits.isfinite().all(-1)
-            losses.append(each.view(len(yb), -1).mean(1))
-            hits.append(right.double().view(len(yb), -1).mean(1))
-    return torch.cat(losses).cpu(), torch.cat(hits).cpu()
 
 
 def cancellation(state: TrainingState) -> dict[int, float]:

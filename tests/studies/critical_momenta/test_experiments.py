@@ -48,23 +48,6 @@ def test_sequences_side_by_side_are_sequences_alone() -> None:
         assert float(shares.mean()) == pytest.approx(sum(each) / 2)
 
 
-def test_samples_one_by_one_are_the_whole_and_a_diverged_network_hits_nothing() -> None:
-    net, (x, y) = network(0), DIGITS.float()
-    losses, hits = experiments.per_sample(net, x, y, batch_size=50)
-    whole = train.evaluate_loss(net, x, y)
-    assert (float(losses.mean()), float(hits.mean())) == pytest.approx(whole)
-    codes = torch.randint(9, (7, 12), generator=torch.Generator().manual_seed(0))
-    reader = models.build("char_lstm", (12,), 9, seed=0, options={"width": 8})
-    losses, hits = experiments.per_sample(reader, codes, codes)
-    assert losses.shape == hits.shape == (7,)
-    assert (float(losses.mean()), float(hits.mean())) == pytest.approx(train.evaluate_loss(reader, codes, codes))
-    with torch.no_grad():
-        next(net.parameters()).fill_(torch.nan)
-    losses, hits = experiments.per_sample(net, x, y)
-    assert losses.isnan().all()
-    assert not hits.any()
-
-
 @pytest.mark.parametrize("strategy", ["stacked", "sequential"])
 def test_the_agreement_of_a_memory_is_kept_by_seed(strategy: str) -> None:
     for optimizer, has in ((AdamCM, True), (torch.optim.Adam, False)):
