@@ -228,9 +228,10 @@ def share_map(
     columns, rows = np.log10(x), np.log10(y)
     ax.pcolormesh(columns, rows, np.asarray(shares), vmin=0, vmax=1, shading="nearest", cmap="cividis")
     ax.set(xticks=columns, yticks=rows, xticklabels=[f"{v:g}" for v in x], yticklabels=[f"{v:g}" for v in y])
+    ax.tick_params(labelsize="x-small")
     if line is not None:
         limits = ax.get_ylim()
-        ax.plot(columns, np.log10(line), "--", color="white", linewidth=2)
+        ax.plot(columns, np.log10(line), "--", color="red", linewidth=2)
         ax.set_ylim(limits)
     return ax
 

@@ -156,7 +156,7 @@ TUNED: dict[str, dict[str, float]] = {
 """What the sweeps chose on the embedded data with the `cpu` preset."""
 
 CPU = CriticalMomenta(seeds=tuple(range(30, 60)))
-"""Recorded in notebooks/results/cpu.json: two minutes with one thread of a server's CPU, 270 s with the sweeps."""
+"""Recorded in notebooks/results/cpu.json: three minutes with one thread of a server's CPU, six with the sweeps."""
 
 QUICK = CriticalMomenta(
     seeds=(30, 31, 32, 33),
@@ -169,7 +169,7 @@ QUICK = CriticalMomenta(
     continual=("adam", "cm"),
     sequences=10,
 )
-"""Stored in the notebook: 45 s on the same machine."""
+"""Stored in the notebook: a minute on the same machine."""
 
 GPU = CriticalMomenta(
     seeds=(10, 11, 12),
