@@ -65,7 +65,7 @@ CLAIMS = (
     ),
     Claim(
         "C1.3",
-        "Without the oversized first step, critical momenta leave in more cells of the grid than the same optimizer "
+        "Critical momenta without the oversized first step leave in more cells of the grid than the same optimizer "
         "without a memory.",
         greater(0),
         source="ours",
@@ -91,7 +91,7 @@ CLAIMS = (
     ),
     Claim(
         "C1.6",
-        "Without a memory, the oversized first step alone leaves in more cells of the grid than Adam.",
+        "The oversized first step alone, without a memory, leaves in more cells of the grid than Adam.",
         greater(0),
         source="ours",
         family="C1",
@@ -99,7 +99,7 @@ CLAIMS = (
     ),
     Claim(
         "C1.7",
-        "With the oversized first step, critical momenta leave in more cells of the grid than the same optimizer "
+        "Critical momenta with the oversized first step leave in more cells of the grid than the same optimizer "
         "without a memory.",
         greater(0),
         source="ours",
@@ -260,8 +260,8 @@ CLAIMS = (
     ),
     Claim(
         "C6.3",
-        "Without a memory, too, Adam with its second moment from the momentum reaches a higher test accuracy than "
-        "Adam.",
+        "Adam with its second moment from the momentum, which is critical momenta without a memory, reaches a higher "
+        "test accuracy than Adam.",
         greater(0),
         source="ours",
         family="C6",
@@ -361,8 +361,8 @@ CLAIMS = (
     ),
     Claim(
         "C12.2",
-        "Without a memory, too, the learning rate from which a start leaves a basin is within a factor of two the one "
-        "that follows from the stability threshold.",
+        "With no momenta in memory, too, the learning rate from which a start leaves a basin is within a factor of two "
+        "the one that follows from the stability threshold.",
         _TWICE,
         source="ours",
         family="C12",
