@@ -40,8 +40,12 @@ def test_every_preset_of_critical_momenta_fits_its_data(preset: str) -> None:
     assert cfg.dataset in data.available()
     assert {"adam", "cm"} <= set(cfg.images) & set(cfg.texts) & set(cfg.continual)
     assert not set(cfg.seeds) & set(cfg.tuning_seeds), "reported seeds must not be those of the tuning"
-    for task, names in (("images", cfg.images), ("texts", cfg.texts), ("continual", cfg.continual)):
+    variants = {name for base in cfg.variants for name in (base, f"{base}_cm")}
+    tasks = (("images", {*cfg.images, *variants}), ("texts", cfg.texts), ("continual", cfg.continual))
+    for task, names in tasks:
         assert set(names) <= set(cfg.tuned[task])
+    assert set(cfg.many) <= set(cfg.images)
+    assert set(cfg.tuned["escape"].values()) <= set(cfg.rates)
     shape, classes = {
         "digits": ((1, 8, 8), 10), "cifar10": ((3, 32, 32), 10), "cifar100": ((3, 32, 32), 100)
     }[cfg.dataset]  # fmt: skip
