@@ -1,6 +1,6 @@
 """What a training loop tells those who watch it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -119,17 +119,6 @@ class FirstBelow:
             if seed not in self.models and loss <= self.level:
                 self.models[seed] = unstack(state.model, self.like)[index].eval()
                 self.epochs[seed] = state.epoch
-
-    def reached(self, seeds: Iterable[int]) -> list[nn.Module]:
-        """The networks of these seeds; ValueError if one of them has not come down to the level."""
-        wanted = list(seeds)
-        above = [seed for seed in wanted if seed not in self.models]
-        if above:
-            raise ValueError(
-                f"the networks of seeds {above} have not come down to a loss of {self.level:g}: train for longer, or "
-                "compare at a higher level"
-            )
-        return [self.models[seed] for seed in wanted]
 
     def _losses(self, state: TrainingState) -> list[float]:
         """The mean loss of each network in training."""

@@ -26,7 +26,6 @@ def test_networks_are_caught_at_the_first_epoch_below_a_level(strategy: str) -> 
     options = {"seeds": (3, 4), "callbacks": [caught, train.Recorder(note)], "strategy": strategy}
     train.fit_seeds(network, DIGITS, train.cross_entropy, recipe, **options)
     assert set(caught.models) == {3, 4}
-    assert caught.reached((4, 3)) == [caught.models[4], caught.models[3]]
     for seed, net in caught.models.items():
         epoch = caught.epochs[seed]
         assert losses[seed][epoch - 1] <= 1.5 < min(losses[seed][: epoch - 1])
@@ -34,5 +33,3 @@ def test_networks_are_caught_at_the_first_epoch_below_a_level(strategy: str) -> 
     never = train.FirstBelow(network(0), x, y, 0.0)
     train.fit_seeds(network, DIGITS, train.cross_entropy, recipe, seeds=(3,), callbacks=[never])
     assert never.models == {}
-    with pytest.raises(ValueError, match=r"seeds \[3\] have not come down to a loss of 0: train for longer"):
-        never.reached((3,))
