@@ -1,5 +1,6 @@
 """The summaries that a study asks for: each agrees with what it is made of, and proofs agree with the truth."""
 
+import dataclasses
 from unittest import mock
 
 import pytest
@@ -7,13 +8,14 @@ import torch
 from torch import nn
 
 from flatlab import bounds, data, models, train
-from flatlab.studies.certified_bounds import experiments
+from flatlab.studies import resolve
+from flatlab.studies.certified_bounds import balls, experiments, synonyms, weight_balls
 
 
 def test_a_flatness_report_is_in_order() -> None:
     net = models.build("mlp", (1, 8, 8), 10, options={"widths": (16,)})
     x, y = data.load_images("digits", "test", limit=30).float()
-    found = experiments.flatness_report(net, x, y, 0.1, generator=torch.Generator().manual_seed(0))
+    found = weight_balls.flatness_report(net, x, y, 0.1, generator=torch.Generator().manual_seed(0))
     assert found["random gap"] <= found["attack gap"] <= found["certified loss"] - found["train loss"]
     assert found["SAM step"] <= found["attack gap"]
     assert found["excess"] <= 0
@@ -23,11 +25,12 @@ def test_a_word_report_proves_nothing_that_is_false() -> None:
     task = data.synonym_task(20, seed=0)
     net = models.build("text_mlp", (8, 8), 2, options={"vocabulary": 60})
     net.embedding.weight.data.copy_(task.vectors)
-    found = experiments.word_report(net, task, 1)
+    found = synonyms.word_report(net, task, 1)
     assert found["false proofs"] == 0
-    assert found["verified"] >= max(found["ibp"], found["crown-ibp"], found["crown"])
+    assert found["cheap"] >= max(found["ibp"], found["crown-ibp"])
+    assert found["verified"] >= max(found["cheap"], found["crown"])
     assert found["verified"] <= found["truth"] <= found["clean"]
-    untold = experiments.word_report(net, task, 1, truth=False)
+    untold = synonyms.word_report(net, task, 1, truth=False)
     assert untold["truth"] != untold["truth"], "what is not counted out is NaN"
 
 
@@ -88,28 +91,101 @@ def test_operations_of_a_product_and_of_its_gradient_are_counted() -> None:
     assert train.operations(lambda: torch.autograd.grad((x @ w.T).sum(), w)) == 2 * 2 * 6 * 5 * 4
 
 
-def test_a_ball_report_agrees_with_what_it_is_made_of() -> None:
+def small_net() -> tuple[balls.Trained, torch.Tensor, torch.Tensor]:
+    """An untrained perceptron, and labels of which three in four are what it says."""
     x, y = data.load_images("digits", "test", limit=40).float()
     net = models.build("mlp", (1, 8, 8), 10, options={"widths": (16,)}).eval()
     y[:30] = net(x[:30]).argmax(1)
-    program, at = bounds.Program(net, x[:2]), (x + 0.004 * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
-    found = experiments.ball_report(program, x, y, 0.004, attacked=at)
-    proven = {m: bounds.verified_in_ball(program, x, y, 0.004, method=m) for m in ("ibp", "crown-ibp")}
-    for method, flags in proven.items():
-        assert found[f"verified {method}"] == pytest.approx(1 - flags.double().mean().item())
-    assert 0 < found["verified"] <= min(found["verified ibp"], found["verified crown-ibp"]) < 1
-    assert found["clean"] == pytest.approx((net(x).argmax(1) != y).double().mean().item())
-    assert found["attacked"] == pytest.approx((net(at).argmax(1) != y).double().mean().item())
-    assert max(found["clean"], found["attacked"]) <= found["verified"]
-    assert found["contradictions"] == 0
+    return balls.Trained(net, 0, bounds.Program(net, x[:2])), x, y
+
+
+def test_a_ball_report_agrees_with_what_it_is_made_of() -> None:
+    net, x, y = small_net()
+    found = net.report(x, y, 0.004, costly=25)
+    for method in ("ibp", "crown-ibp", "crown"):
+        n = len(found[method])
+        assert torch.equal(found[method], ~bounds.verified_in_ball(net.program, x[:n], y[:n], 0.004, method=method))
+    costly = {name for name, flags in found.items() if len(flags) == 25}
+    assert costly == {"crown", "alpha-crown", "verified"}
+    assert torch.equal(found["cheap"], found["ibp"] & found["crown-ibp"])
+    assert not (found["verified"] & ~found["cheap"][:25]).any()
+    assert not (found["attacked"] & ~found["cheap"]).any()
+    assert 0 < found["cheap"].sum() < 40
+    assert balls.contradictions(found) == {
+        "broken": 0,
+        "looser": int((found["crown"] & ~found["crown-ibp"][:25]).sum()),
+    }
+
+
+def test_alpha_crown_is_asked_about_what_is_left_and_proves_more() -> None:
+    net, x, y = small_net()
+    found = net.report(x, y, 0.02, costly=40, steps=20)
+    low = bounds.Bounds(net.program, x, bounds.LpBall(x, 0.02, clip=(0, 1))).lower(
+        "alpha-crown", bounds.Margins(y, 10), ascent=bounds.Ascent(20)
+    )
+    assert torch.equal(found["alpha-crown"], ~(low > 0).all(1))
+
+
+def test_what_no_method_proves_is_what_all_leave() -> None:
+    net, x, y = small_net()
+    left = net.unproven(x, y, 0.01, balls.PLAIN)
+    assert torch.equal(left, torch.stack([~net.proven(x, y, 0.01, method) for method in balls.PLAIN]).all(0))
+    assert torch.equal(net.unproven(x, y, 0.01, ()), torch.ones(40, dtype=torch.bool))
 
 
 def test_a_proof_that_an_attack_breaks_is_counted() -> None:
-    net = models.build("mlp", (1, 8, 8), 10, options={"widths": (16,)}).eval()
-    x, program = torch.rand(5, 1, 8, 8), bounds.Program(net, torch.rand(2, 1, 8, 8))
-    with mock.patch("flatlab.bounds.verified_in_ball", return_value=torch.ones(5, dtype=torch.bool)):
-        found = experiments.ball_report(program, x, (net(x).argmax(1) + 1) % 10, 0.1, attacked=x)
-    assert found["contradictions"] == 5
+    net, x, _ = small_net()
+    with mock.patch("flatlab.bounds.verified_in_ball", return_value=torch.ones(40, dtype=torch.bool)):
+        found = net.report(x, (net.model(x).argmax(1) + 1) % 10, 0.1)
+    assert balls.contradictions(found) == {"broken": 80, "looser": 0}
+
+
+def test_tuning_scores_are_shares_and_losses_of_held_out_data() -> None:
+    cfg = resolve("certified_bounds", "quick")
+    short = dataclasses.replace(cfg.flat_recipe, epochs=3)
+    words = dataclasses.replace(cfg.word_recipe, epochs=1)
+    cfg = dataclasses.replace(
+        cfg, proven=20, word_tests=5, words=40, word_epochs={}, word_recipe=words, flat_recipe=short
+    )
+    task = dataclasses.replace(cfg.tasks[0], recipe=dataclasses.replace(cfg.tasks[0].recipe, epochs=1))
+    cpu = torch.device("cpu")
+    for score, kind, options in (
+        (balls.rate_score(cfg, task, root="", device=cpu), "natural", {"lr": 0.01}),
+        (synonyms.word_score(cfg, device=cpu), "ibp", {"lr": 0.01}),
+        (weight_balls.decay_score(cfg, data.load_images("digits", "train"), device=cpu), "sam", {"decay": 0.01}),
+    ):
+        found = list(score(kind, options, (3, 4)))
+        assert len(found) == 2
+        assert all(0 <= value <= 1 or kind == "sam" for value in found)
+
+
+def test_networks_are_kept_at_the_level_of_their_rival() -> None:
+    cfg = resolve("certified_bounds", "quick")
+    cfg = dataclasses.replace(
+        cfg, flat_recipe=dataclasses.replace(cfg.flat_recipe, epochs=3), levels={"ordinary": 9.0, "sam": 0.0}
+    )
+    shown, cpu = weight_balls.few(cfg, data.load_images("digits", "train"), 0), torch.device("cpu")
+    found = {way.name: weight_balls.fit_flat(cfg, way, shown, 0, decay=0.0, device=cpu) for way in cfg.flat}
+    assert {name: set(nets) for name, nets in found.items()} == {
+        "ordinary": {"end", "ordinary"}, "sam": {"end", "sam"}, "certified": {"end", "ordinary", "sam"}
+    }  # fmt: skip
+    assert found["certified"]["ordinary"] is not None
+    assert found["certified"]["sam"] is None
+    tested = data.load_images("digits", "test", limit=20).float()
+    row = weight_balls.flat_row(found["sam"]["end"], shown.float(), tested, 0.1, seed=0)
+    assert set(row["lost"]) <= {-1, 0, 1}
+    assert list(weight_balls.flat_row(None, shown.float(), tested, 0.1, seed=0)) == ["right"]
+
+
+def test_a_trial_takes_other_weights_and_finds_no_violation() -> None:
+    cfg = resolve("certified_bounds", "quick")
+    net = experiments.RandomNetwork(cfg.networks[0], 2, device=torch.device("cpu"))
+    methods = {name: lambda made, name=name: made.compute(name) for name in ("ibp", "crown-ibp", "crown")}
+    rows = [net.trial(seed, methods, steps=3) for seed in (0, 1)]
+    assert all(row["excess"] <= 1e-6 and row["crown-ibp out of ibp"] <= 1e-6 for row in rows)
+    assert all(row["attacked"] <= row["crown"] < row["crown-ibp"] < row["ibp"] for row in rows)
+    assert rows[0]["ibp"] != rows[1]["ibp"]
+    assert net.trial(0, methods, steps=3) == rows[0]
 
 
 def test_a_refutation_is_the_worst_of_all_bounds() -> None:
@@ -138,6 +214,6 @@ def test_the_cost_of_a_step_counts_rows() -> None:
 
 def test_the_gap_to_enumeration_is_rounding_and_shows_a_wrong_bound() -> None:
     task, g = data.synonym_task(3, seed=0, length=4), torch.Generator()
-    assert experiments.enumeration_gap(task, 2, generator=g.manual_seed(0)) < 1e-5
+    assert synonyms.enumeration_gap(task, 2, generator=g.manual_seed(0)) < 1e-5
     with mock.patch.object(bounds.Synonyms, "lower", lambda self, a: (a * self.x).flatten(2).sum(2)):
-        assert experiments.enumeration_gap(task, 2, generator=g.manual_seed(0)) > 0.1
+        assert synonyms.enumeration_gap(task, 2, generator=g.manual_seed(0)) > 0.1

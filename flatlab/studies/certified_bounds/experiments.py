@@ -1,14 +1,67 @@
-"""What the notebook on certified bounds measures: bounds that are attacked, costs, and reports of trained networks."""
+"""What the notebook on certified bounds measures of bounds themselves: whether they hold, and what they cost."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flatlab import bounds, checks, data, flatness, models, train
+from flatlab import bounds, checks, models, train
+from flatlab.studies.certified_bounds.networks import Network
+
+Method = Callable[[bounds.Bounds], tuple[Tensor, Tensor]]
 
 STEP_KINDS = ("natural", "IBP", "fused", "plain")
+
+
+class RandomNetwork:
+    """A network of a kind with random weights. It is captured once; other weights are put into the same module.
+
+    Args:
+        network: its kind.
+        examples: random inputs of each trial.
+        device: where to compute.
+    """
+
+    def __init__(self, network: Network, examples: int, *, device: torch.device) -> None:
+        self.network, self.examples, self.device = network, examples, device
+        self.program = bounds.Program(self._build(0), self.inputs(0))
+
+    def inputs(self, seed: int) -> Tensor:
+        """Uniform in [0, 1], (examples, *shape)."""
+        generator = torch.Generator().manual_seed(seed)
+        return torch.rand(self.examples, *self.network.shape, generator=generator).to(self.device)
+
+    def trial(
+        self, seed: int, methods: Mapping[str, Method], *, steps: int, region: bounds.Box | None = None
+    ) -> dict[str, float]:
+        """Bound the four outputs by each method, and try to refute the bounds.
+
+        Args:
+            seed: of weights, inputs and the attack.
+            methods: name -> how outputs are bounded, the tightest last: it is attacked, the others compared with that.
+            steps: of the attack on each end of each interval, by `flatlab.bounds.audit`.
+            region: the set of inputs; None for the network's own ball around `inputs`.
+
+        Returns:
+            "excess": the largest violation of any bound; "attacked" and by method: mean widths; "B out of A" for
+            neighbours among the methods: by how much an interval of B sticks out of that of A, relative to its size.
+        """
+        self.program.model.load_state_dict(self._build(seed).state_dict())
+        region = bounds.LpBall(self.inputs(seed), self.network.eps) if region is None else region
+        made = bounds.Bounds(self.program, region.center, region)
+        with torch.no_grad():
+            found = {name: method(made) for name, method in methods.items()}
+        generator = torch.Generator().manual_seed(seed)
+        excess, (low, high) = refute(self.program.model, region, list(found.values()), steps=steps, generator=generator)
+        row = {"excess": excess, "attacked": (high - low).mean().item()}
+        for outer, inner in itertools.pairwise(found):
+            row[f"{inner} out of {outer}"] = bounds.violation(*found[outer], *found[inner])
+        return row | {name: (top - bottom).mean().item() for name, (bottom, top) in found.items()}
+
+    def _build(self, seed: int) -> nn.Module:
+        kind = self.network
+        return models.build(kind.model, kind.shape, 4, seed=seed, options=kind.options).to(self.device).eval()
 
 
 def refute(
@@ -97,32 +150,6 @@ def gradient_error(value: Callable[[], Tensor], weights: Sequence[Tensor], *, ge
     return abs((ends[0] - ends[1]) / 2e-6 - slope) / (1 + abs(slope))
 
 
-def ball_report(program: bounds.Program, x: Tensor, y: Tensor, eps: float, *, attacked: Tensor) -> dict[str, float]:
-    """Errors on images without an attack, under one, and as far as they can be excluded.
-
-    Args:
-        program: what was captured of a classifier in eval mode.
-        x, y: images (N, ...) in [0, 1] and labels (N,).
-        eps: radius of the L_inf ball, clipped to [0, 1].
-        attacked: what an attack has made of x, in that ball.
-
-    Returns:
-        "clean" and "attacked"; "verified ibp", "verified crown-ibp" and "verified", the shares that are not proven by
-        either or by both; and "contradictions", how many images are proven and yet broken, which must be 0.
-    """
-    broken = program.model(attacked).argmax(1) != y
-    ibp, crown = (bounds.verified_in_ball(program, x, y, eps, method=method) for method in ("ibp", "crown-ibp"))
-    share = lambda flags: flags.double().mean().item()  # noqa: E731
-    return {
-        "clean": share(program.model(x).argmax(1) != y),
-        "attacked": share(broken),
-        "verified ibp": share(~ibp),
-        "verified crown-ibp": share(~crown),
-        "verified": share(~(ibp | crown)),
-        "contradictions": int(((ibp | crown) & broken).sum()),
-    }
-
-
 def step_cost(kind: str, model: nn.Module, x: Tensor, y: Tensor, eps: float, *, repeats: int = 5) -> tuple[float, int]:
     """Median seconds, and operations, of the loss of a training step and its gradient.
 
@@ -147,91 +174,3 @@ def step_cost(kind: str, model: nn.Module, x: Tensor, y: Tensor, eps: float, *, 
     times = sorted(train.seconds(step, x.device, repeats=repeats))
     middle = (times[(len(times) - 1) // 2] + times[len(times) // 2]) / 2
     return middle, train.operations(step)
-
-
-def flatness_report(
-    model: nn.Module, x: Tensor, y: Tensor, rho: float, *, generator: torch.Generator | None = None
-) -> dict[str, float]:
-    """How far the mean cross-entropy can rise within balls of radius rho around the weights, from all sides.
-
-    Args:
-        model, x, y, rho: as in `flatlab.bounds.certified_flatness`.
-        generator: of the attack's and of random directions.
-
-    Returns:
-        In nats: "train loss" at the weights, "certified loss", "attack gap", "SAM step" (one step along the joint
-        gradient), "random gap", and "excess", by which the attack exceeds the certificate: never more than rounding.
-    """
-    proof = bounds.certified_flatness(model, x, y, rho)
-    gap = flatness.weight_attack(model, x, y, rho, generator=generator) - proof.loss
-    names = flatness.layer_weights(model)
-    space = flatness.over_parameters(model, lambda m: F.cross_entropy(m(x), y), only=names)
-    return {
-        "train loss": proof.loss,
-        "certified loss": proof.certified_loss,
-        "attack gap": gap,
-        "SAM step": flatness.sam_sharpness(space, rho),
-        "random gap": flatness.random_gap(model, x, y, rho, generator=generator),
-        "excess": gap - proof.gap,
-    }
-
-
-@torch.no_grad()
-def withstands(model: models.SentenceModel, variants: Tensor, owner: Tensor, y: Tensor) -> Tensor:
-    """Which sentences are read rightly in all of their variants, bool (N,).
-
-    Args:
-        variants, owner: sentences (M, T), and of which of the N each is a variant (M,), as
-            `flatlab.data.enumerate_substitutions` lists them.
-        y: labels (N,).
-    """
-    device = next(model.parameters()).device
-    parts = [model(model.embed(part.to(device))).argmax(1).cpu() for part in variants.split(8192)]
-    wrong = torch.cat(parts) != y[owner]
-    return torch.bincount(owner[wrong], minlength=len(y)) == 0
-
-
-def enumeration_gap(task: data.SynonymTask, budget: int, *, rows: int = 20, generator: torch.Generator) -> float:
-    """The largest difference of the bound of random linear functions over exchanges of words from their enumeration.
-
-    Args:
-        task: sentences; all of their exchanges are listed, so that few must do.
-        budget: how many words of each may be exchanged.
-        rows: number of functions.
-        generator: of their coefficients.
-    """
-    at = bounds.Synonyms(task.embed(task.codes), *task.candidates(task.codes), budget)
-    a = torch.randn(rows, *at.x.shape, generator=generator)
-    variants, owner = data.enumerate_substitutions(task.codes, task, budget)
-    values = torch.einsum("sntd,ntd->sn", a[:, owner], task.embed(variants))
-    least = torch.stack([values[:, owner == i].amin(1) for i in range(len(task))], dim=1)
-    return float((at.lower(a) - least).abs().max())
-
-
-@torch.no_grad()
-def word_report(
-    model: models.SentenceModel, task: data.SynonymTask, budget: int, *, truth: bool = True
-) -> dict[str, float]:
-    """Shares of sentences that are read rightly, proven, and indeed right whatever is exchanged.
-
-    Args:
-        model: a classifier of sentences, in eval mode.
-        task: sentences to test it on.
-        budget: how many words of each may be exchanged.
-        truth: count out all exchanges; they are many.
-
-    Returns:
-        "clean", "truth" (NaN if not counted), "ibp", "crown-ibp" and "crown", "verified" by any of them, and
-        "false proofs": how many sentences are proven and yet misread in some variant, which must be 0.
-    """
-    device = next(model.parameters()).device
-    y = task.y.to(device)
-    at = bounds.synonym_set(model, task.codes.to(device), task.synonyms.to(device), budget=budget)
-    made = bounds.Bounds(bounds.Program(model, at.x), at.x, at)
-    proven = {method: bounds.verified(made, y, method=method).cpu() for method in ("ibp", "crown-ibp", "crown")}
-    proven["verified"] = torch.stack(list(proven.values())).any(0)
-    report = {"clean": float((model(at.x).argmax(1) == y).double().mean()), "truth": float("nan"), "false proofs": 0.0}
-    if truth:
-        right = withstands(model, *data.enumerate_substitutions(task.codes, task, budget), task.y)
-        report |= {"truth": float(right.double().mean()), "false proofs": float((proven["verified"] & ~right).sum())}
-    return report | {method: float(flags.double().mean()) for method, flags in proven.items()}

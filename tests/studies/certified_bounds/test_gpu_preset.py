@@ -29,7 +29,11 @@ TINY = dataclasses.replace(
     seeds=(0, 1),
     tasks=tuple(tiny(task) for task in GPU.tasks[1:3]),
     networks=tuple(network for network in GPU.networks if network.label in ("MLP", "Transformer")),
+    large=(),
     examples=2,
+    draws=1,
+    trials=2,
+    flat_seeds=(20, 21),
     audit_steps=2,
     alpha_steps=2,
     repeats=2,
@@ -81,4 +85,4 @@ def test_the_notebook_runs_with_the_gpu_preset(monkeypatch) -> None:
             if "parameters" in cell["metadata"].get("tags", []):
                 names["preset"] = "gpu"
     assert set(names["trained"].task) == {task.name for task in TINY.tasks}
-    assert next(next(iter(names["nets"].values())).parameters()).device.type == train.pick_device().type
+    assert next(next(iter(names["nets"].values())).model.parameters()).device.type == train.pick_device().type

@@ -1,0 +1,125 @@
+"""Training on few images by ordinary, sharpness-aware and certified ways, and how flat the result is."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flatlab import bounds, data, flatness, models, optim, train
+from flatlab.studies.certified_bounds.settings import CertifiedBounds, Flat
+
+
+def few(cfg: CertifiedBounds, pool: data.ImageSet, seed: int) -> data.ImageSet:
+    """`cfg.shots` images of each class, others for each seed."""
+    return pool.subset(pool.stratified(cfg.shots * len(pool.classes), seed=seed))
+
+
+def fit_flat(
+    cfg: CertifiedBounds, way: Flat, shown: data.ImageSet, seed: int, *, decay: float, device: torch.device
+) -> dict[str, nn.Module | None]:
+    """Train a perceptron on a few images.
+
+    Args:
+        cfg: the recipe, and the levels of training loss at which networks are compared.
+        way: how.
+        shown: the images.
+        seed: of weights and noise.
+        decay: weight decay, in place of the way's.
+        device: where to train.
+
+    Returns:
+        "end": the network; and under the name of a rival that it is compared with at a training loss: the network as
+        it was after the first epoch in which its loss came down to the level, or None if it never did.
+    """
+    shape, classes = tuple(shown.x.shape[1:]), len(shown.classes)
+    build = lambda s: models.build("mlp", shape, classes, seed=s, options={"widths": (64, 64)})  # noqa: E731
+    options = {"weight_decay": decay} | ({"rho": way.rho} if way.rho else {})
+    recipe = dataclasses.replace(cfg.flat_recipe, options=options, optimizer=optim.SAM if way.rho else torch.optim.SGD)
+    goal: train.Objective | Callable[[nn.Module, Tensor, Any, float], Tensor] = train.cross_entropy
+    if way.weight_eps:
+        balls, ramp = bounds.Balls(weight_eps=way.weight_eps), train.Ramp(1.0, 0.1, 0.6)
+        goal = bounds.CertifiedTraining(balls, kind="crown-ibp", ramp=ramp)
+    rivals = {name: level for name, level in cfg.levels.items() if way.name == name or way.weight_eps}
+    below = {name: train.FirstBelow(build(seed), *shown.float(device), level) for name, level in rivals.items()}
+    watchers = list(below.values())
+    end = train.fit_seeds(build, shown, goal, recipe, seeds=(seed,), device=device, callbacks=watchers)[0]
+    return {"end": end} | {name: found.models.get(seed) for name, found in below.items()}
+
+
+def decay_score(
+    cfg: CertifiedBounds, pool: data.ImageSet, *, device: torch.device
+) -> Callable[[str, dict[str, Any], tuple[int, ...]], Iterable[float]]:
+    """A score for `flatlab.train.sweep`: the cross-entropy on held-out training images, in nats.
+
+    Args:
+        cfg: the ways to train, and how many images are held out.
+        pool: training images.
+        device: where to train.
+    """
+    rest, held = data.holdout(pool, cfg.held_out, seed=0)
+    ways = {way.name: way for way in cfg.flat}
+
+    def score(name: str, options: dict[str, Any], seeds: tuple[int, ...]) -> list[float]:
+        found = [fit_flat(cfg, ways[name], few(cfg, rest, s), s, decay=options["decay"], device=device) for s in seeds]
+        ends = [net for net in (nets["end"] for nets in found) if net is not None]
+        return [train.evaluate_loss(net, *held.float(device)).loss for net in ends]
+
+    return score
+
+
+def flatness_report(
+    model: nn.Module, x: Tensor, y: Tensor, rho: float, *, generator: torch.Generator | None = None
+) -> dict[str, float]:
+    """How far the mean cross-entropy can rise within balls of radius rho around the weights, from all sides.
+
+    Args:
+        model, x, y, rho: as in `flatlab.bounds.certified_flatness`.
+        generator: of the attack's and of random directions.
+
+    Returns:
+        In nats: "train loss" at the weights, "certified loss", "attack gap", "SAM step" (one step along the joint
+        gradient), "random gap", and "excess", by which the attack exceeds the certificate: never more than rounding.
+    """
+    proof = bounds.certified_flatness(model, x, y, rho)
+    gap = flatness.weight_attack(model, x, y, rho, generator=generator) - proof.loss
+    names = flatness.layer_weights(model)
+    space = flatness.over_parameters(model, lambda m: F.cross_entropy(m(x), y), only=names)
+    return {
+        "train loss": proof.loss,
+        "certified loss": proof.certified_loss,
+        "attack gap": gap,
+        "SAM step": flatness.sam_sharpness(space, rho),
+        "random gap": flatness.random_gap(model, x, y, rho, generator=generator),
+        "excess": gap - proof.gap,
+    }
+
+
+@torch.no_grad()
+def hits(model: nn.Module | None, x: Tensor, y: Tensor) -> Tensor:
+    """Which images are classified as y, bool (N,) on the CPU; none by a network that is not there."""
+    return torch.zeros(len(y), dtype=torch.bool) if model is None else (model(x).argmax(1) == y).cpu()
+
+
+def flat_row(
+    model: nn.Module | None, shown: tuple[Tensor, Tensor], tested: tuple[Tensor, Tensor], rho: float, *, seed: int
+) -> dict[str, Any]:
+    """All that is measured of one network.
+
+    Args:
+        model: None if it never came down to the level: nothing is right then, and losses are missing.
+        shown, tested: images and labels that it was trained on, and others.
+        rho: as in `flatness_report`.
+        seed: of the attack.
+
+    Returns:
+        "right", truth values (N,) of the tested images; "lost", by how much less it is after rounding the weights to
+        three bits, (N,) in {-1, 0, 1}; and a `flatness_report`.
+    """
+    row: dict[str, Any] = {"right": hits(model, *tested).numpy()}
+    if model is None:
+        return row
+    row["lost"] = 1.0 * row["right"] - hits(models.round_weights(model, 3), *tested).numpy()
+    return row | flatness_report(model, *shown, rho, generator=torch.Generator().manual_seed(seed))
