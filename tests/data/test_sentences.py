@@ -10,7 +10,7 @@ import torch
 
 from flatlab import bounds, data, models, train
 from flatlab.data.errors import DataCorrupt, DataNotFound
-from flatlab.studies.certified_bounds import experiments
+from flatlab.studies.certified_bounds import synonyms
 
 FOLDER = "stanfordnlp/sst2"
 
@@ -67,7 +67,7 @@ def test_a_certified_model_is_trained_on_them(root: Path) -> None:
     words, ramp = bounds.ExchangedWords(task.synonyms), train.Ramp(1.0, 0.1, 0.5)
     goal = bounds.CertifiedTraining(words, kind="crown-ibp", ramp=ramp)
     train.fit(net, task, goal, train.Recipe(epochs=2, batch_size=12), seeds=0)
-    found = experiments.word_report(net, task, 2)
+    found = synonyms.word_report(net, task, 2)
     assert found["false proofs"] == 0
     assert found["verified"] <= found["truth"]
 

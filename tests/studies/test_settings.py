@@ -6,6 +6,7 @@ import torch
 from flatlab import attacks, data, defenses, models, optim, studies, train
 from flatlab.names import PRESETS
 from flatlab.studies.certified_bounds import claims as certified_claims
+from flatlab.studies.certified_bounds import settings as certified_bounds
 from flatlab.studies.critical_momenta import claims as momenta_claims
 from flatlab.studies.critical_momenta import settings as critical_momenta
 from flatlab.studies.likelihood_landscapes import settings as likelihood_landscapes
@@ -100,6 +101,15 @@ def test_tuned_rates_are_inside_grids_that_may_have_grown() -> None:
     for task, rates in critical_momenta.TUNED.items():
         grid = critical_momenta.GRID.get(task, critical_momenta.GRID["toys"])
         assert all(min(grid) / 10 <= rate <= max(grid) * 10 for rate in rates.values())
+
+
+@pytest.mark.parametrize("preset", ["quick", "cpu"])
+def test_chosen_rates_of_certified_bounds_are_inside_grids_that_may_have_grown(preset: str) -> None:
+    cfg, grid = studies.resolve("certified_bounds", preset), certified_bounds.GRID
+    rates = {"images": [task.rates.get(kind, task.recipe.lr) for task in cfg.tasks for kind in cfg.kinds]}
+    rates |= {"words": list(cfg.word_rates.values()), "decay": [way.weight_decay for way in cfg.flat]}
+    for name, chosen in rates.items():
+        assert all(min(grid[name]) / 32 <= rate <= max(grid[name]) * 32 for rate in chosen)
 
 
 def test_overrides_are_checked_by_name_and_type() -> None:
