@@ -23,7 +23,7 @@ CLAIMS = (
     Claim(
         "C1.2", "No attacked output leaves its interval over L1, L2 or L0 balls, clipped ones, boxes or synonyms.",
         never(0.1), source="ours", unit="share of trials", units=_TRIALS,
-        population="other random weights of a transformer, and inputs, with sets of these kinds",
+        population="other random weights and inputs of a transformer, with sets of these kinds",
     ),
     Claim(
         "C2.1", "CROWN's intervals are narrower than those of CROWN-IBP, on average over the outputs.", less(0),

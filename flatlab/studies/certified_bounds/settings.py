@@ -226,6 +226,7 @@ transformers, and weight decay, are those chosen for `CPU`.
 
 def _benchmark(dataset: str, eps: float, eps_train: float, epochs: int, **options: Any) -> Task:
     recipe = Recipe(epochs=epochs, batch_size=256, lr=5e-4, schedule="late", grad_clip=8.0)
+    options = {"curve": (0.0, eps / 2, eps), **options}
     return Task(dataset, eps, eps_train, options.pop("model", "cnn7"), recipe, options.pop("options", CNN7), **options)
 
 
