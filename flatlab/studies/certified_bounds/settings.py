@@ -114,8 +114,8 @@ class CertifiedBounds:
     proven: int = 200
     networks: tuple[Network, ...] = NETWORKS
     examples: int = 2
-    draws: int = 4
-    trials: int = 36
+    draws: int = 3
+    trials: int = 32
     audit_steps: int = 20
     alpha_steps: int = 20
     classes: tuple[int, ...] = (10, 100, 1000)
@@ -200,8 +200,6 @@ QUICK = CertifiedBounds(
         ),
     ),
     examples=1,
-    draws=3,
-    trials=30,
     audit_steps=5,
     alpha_steps=5,
     classes=(10, 100),
