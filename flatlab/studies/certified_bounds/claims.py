@@ -47,13 +47,13 @@ CLAIMS = (
         unit="share of networks", units="networks", population="other networks trained in these ways",
     ),
     Claim(
-        "C3.1", "With loss fusion the operations of a training step grow with the number of classes by a power below "
+        "C3.1", "The operations of a training step with loss fusion grow with the number of classes by a power below "
         "0.3.", less(0.3), unit="exponent", units="numbers of classes",
         population="this network and these numbers of classes; operations are counted and do not vary",
         exploratory="operations were put in place of times after a run",
     ),
     Claim(
-        "C3.2", "Without loss fusion the operations of a training step grow with the number of classes by a power "
+        "C3.2", "The operations of a training step without loss fusion grow with the number of classes by a power "
         "above 0.6.", greater(0.6), where="implied", unit="exponent", units="numbers of classes",
         population="this network and these numbers of classes; operations are counted and do not vary",
         exploratory="operations were put in place of times after a run",
@@ -71,9 +71,9 @@ CLAIMS = (
         "IBP and CROWN-IBP.", less(0), unit="fraction", units=_CROSSED, population=_DIGITS,
     ),
     Claim(
-        "C5.2", "Both reach an error at least 30 points below that of adversarial training, as verified by the best of "
-        "IBP, CROWN-IBP, CROWN and alpha-CROWN.", less(-0.3), where="implied", unit="fraction", units=_CROSSED,
-        population=_DIGITS,
+        "C5.2", "IBP and fused CROWN-IBP training both reach an error at least 30 points below that of adversarial "
+        "training, as verified by the best of IBP, CROWN-IBP, CROWN and alpha-CROWN.", less(-0.3), where="implied",
+        unit="fraction", units=_CROSSED, population=_DIGITS,
     ),
     Claim(
         "C5.3", "No image that IBP, CROWN-IBP or CROWN verifies is broken by an attack.", never(0.1), source="ours",
@@ -172,7 +172,10 @@ CLAIMS = (
 )  # fmt: skip
 
 CHANGES = (
-    Change("2026-11-25", "C1 to C11", "First written, before the notebook existed; pilots had been run."),
+    Change(
+        "2026-11-25", "C1.1 C2.1 C3.1 C4.1 C5.1 C6 C7.1 C8.1 C9 C10 C11",
+        "All rules first written, before the notebook existed; pilots had been run.",
+    ),
     Change(
         "2026-11-25", "C7.6",
         "Three bits in place of four, half an hour later and after a run on networks of this kind, whether of reported "
@@ -206,8 +209,15 @@ CHANGES = (
         "Added; thresholds were fixed by pilots with seeds from 1000 on, on held-out training images.",
     ),
     Change(
-        "2026-11-26", "C7.2 C7.3",
-        "At the same training loss, by levels that were chosen with seeds 1000 to 1007; C7.7 keeps the comparison of "
-        "C7.2 at the end, and C7.8 is C7.4 at the same loss. Seeds are new ones, ten in place of five.",
+        "2026-11-26", "C5.2 C5.4 C5.5",
+        "Rates of ordinary and adversarial training are now chosen by the same verified error as those of certified "
+        "training, and are far lower than before; on held-out images of the tuning seeds the distance of C5.2 was then "
+        "below its threshold, which stayed.",
+    ),
+    Change(
+        "2026-11-26", "C7.2 C7.3 C7.8",
+        "At the same training loss; C7.7 keeps the comparison of C7.2 at the end, and C7.8 is C7.4 at the same loss. A "
+        "first level, from two pilots, was missed by four of the networks with seeds 20 to 29; the present one is from "
+        "seeds 1000 to 1009, and ten seeds that no run had seen are reported.",
     ),
 )  # fmt: skip

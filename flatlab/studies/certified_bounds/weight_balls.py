@@ -23,7 +23,7 @@ def fit_flat(
     """Train a perceptron on a few images.
 
     Args:
-        cfg: the recipe, and the levels of training loss at which networks are compared.
+        cfg: the recipe, and the level of training loss at which networks are compared.
         way: how.
         shown: the images.
         seed: of weights and noise.
@@ -31,8 +31,8 @@ def fit_flat(
         device: where to train.
 
     Returns:
-        "end": the network; and under the name of a rival that it is compared with at a training loss: the network as
-        it was after the first epoch in which its loss came down to the level, or None if it never did.
+        "end": the network; "level": the network as it was after the first epoch in which its loss came down to the
+        level, or None if it never did.
     """
     shape, classes = tuple(shown.x.shape[1:]), len(shown.classes)
     build = lambda s: models.build("mlp", shape, classes, seed=s, options={"widths": (64, 64)})  # noqa: E731
@@ -42,11 +42,9 @@ def fit_flat(
     if way.weight_eps:
         balls, ramp = bounds.Balls(weight_eps=way.weight_eps), train.Ramp(1.0, 0.1, 0.6)
         goal = bounds.CertifiedTraining(balls, kind="crown-ibp", ramp=ramp)
-    rivals = {name: level for name, level in cfg.levels.items() if way.name == name or way.weight_eps}
-    below = {name: train.FirstBelow(build(seed), *shown.float(device), level) for name, level in rivals.items()}
-    watchers = list(below.values())
-    end = train.fit_seeds(build, shown, goal, recipe, seeds=(seed,), device=device, callbacks=watchers)[0]
-    return {"end": end} | {name: found.models.get(seed) for name, found in below.items()}
+    below = train.FirstBelow(build(seed), *shown.float(device), cfg.level)
+    end = train.fit_seeds(build, shown, goal, recipe, seeds=(seed,), device=device, callbacks=[below])[0]
+    return {"end": end, "level": below.models.get(seed)}
 
 
 def decay_score(
