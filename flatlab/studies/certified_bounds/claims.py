@@ -217,8 +217,8 @@ CHANGES = (
     Change(
         "2026-11-26", "C7.1 C7.4 C7.6 C8.1 C8.2",
         "No rule: weight decay of ordinary training (0.00316, before 0.001) and rates of transformers (natural "
-        "0.00316, before 0.01; crown-ibp 0.03, before 0.05) are now those that the sweep in the notebook chooses; flat networks "
-        "have ten seeds in place of five.",
+        "0.00316, before 0.01; crown-ibp 0.03, before 0.05) are now those that the sweep in the notebook "
+        "chooses; networks on few images have ten seeds in place of five.",
     ),
     Change(
         "2026-11-26", "C7.2 C7.3 C7.8",
