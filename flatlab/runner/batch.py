@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Event as Flag
 from typing import Any
 
+from flatlab.claims.records import read_folder
 from flatlab.files import write_text
 from flatlab.names import PRESETS, nearest
 from flatlab.runner.execution import cores, keep, run_job
@@ -218,11 +219,18 @@ class _Batch:
 
 
 def _longest_first(jobs: list[Job]) -> list[Job]:
-    """By the seconds of the last run, descending; unknown ones first, since they may be long."""
+    """By the seconds of the last run here, else of the record, descending; unknown ones first, as they may be long."""
 
     def seconds(job: Job) -> float:
         record = read_record(job.folder, job.name)
-        return record.seconds if record.ok and record.seconds is not None else float("inf")
+        if record.ok and record.seconds is not None:
+            return record.seconds
+        kept, _ = read_folder(job.notebook.parent / "results")
+        for content in (kept.get(job.folder.name), *kept.values()):  # any preset tells which notebooks are long
+            known = content["papers"].get(job.notebook.stem, {}).get("seconds") if content else None
+            if known is not None:
+                return float(known)
+        return float("inf")
 
     return sorted(jobs, key=seconds, reverse=True)
 

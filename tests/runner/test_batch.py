@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
+from flatlab.claims import Claim, ClaimTable, record
 from flatlab.runner import Event, StudyError, run
 from flatlab.runner import job as jobs
 from flatlab.runner.job import package_hash
 from flatlab.runner.records import JobResult, read_record, write_record
+from flatlab.stats import greater
 
 COUNT = "with open(f'ran-{seed}', 'a') as file: file.write('x')"  # the kernel's folder is that of the notebooks
 
@@ -278,3 +280,17 @@ def test_long_jobs_go_first_and_unknown_ones_before_them(study: Any) -> None:
             write_record(study.folder, JobResult(name, name, state=state, seconds=seconds))
     assert [job.name for job in _longest_first(plan)] == ["new", "failed", "long", "short"]
     assert read_record(study.folder, "long")
+
+
+def test_before_the_first_run_the_recorded_one_says_what_is_long(study: Any) -> None:
+    from flatlab.runner.batch import _longest_first
+
+    plan = []
+    for name in ("short", "long", "new"):
+        study.notebook(name, "1")
+        plan.append(study.job(name))
+    seconds = {"short": 1.0, "long": 9.0}
+    for preset in ("cpu", "quick"):
+        tables = [ClaimTable([Claim("C1", "s", greater(0))], paper=name, preset=preset) for name in seconds]
+        record(tables, preset, study.notebooks / "results", seconds=seconds)
+        assert [job.name for job in _longest_first(plan)] == ["new", "long", "short"]
