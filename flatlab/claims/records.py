@@ -47,7 +47,10 @@ def record(
         ValueError: the present file cannot be read, or a table belongs to another preset.
     """
     path = Path(folder) / f"{preset}.json"
-    papers: dict[str, Any] = dict(read_file(path)["papers"]) if path.exists() else {}
+    try:
+        papers: dict[str, Any] = dict(read_file(path)["papers"]) if path.exists() else {}
+    except ValueError as error:
+        raise ValueError(f"{error}; delete {path} first, since it cannot be kept beside the new ones") from error
     for table in tables:
         if table.preset != preset:
             raise ValueError(f"{table.paper} ran with preset {table.preset!r}, not {preset!r}: record it under its own")
