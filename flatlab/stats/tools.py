@@ -55,7 +55,10 @@ def percent(level: float) -> str:
 
 
 def pack(values: Array) -> str:
-    """An array of one or two axes as text: "0.5 0.25", rows after semicolons; truth values as "8 bits: 0f a3"."""
+    """An array of one or two axes as text: "0.5 0.25", rows after semicolons; truth values as "8 bits: 0f a3".
+
+    Numbers are written with eight significant digits, as many as single precision has.
+    """
     rows = values if values.ndim == 2 else values[None]
     if values.dtype == bool:
         head = f"{rows.shape[1]} bits" + ("" if values.ndim == 2 else " in one row")
@@ -64,12 +67,12 @@ def pack(values: Array) -> str:
         if any(len(word.split()) != 1 for word in values.tolist()):
             raise ValueError(f"labels must be single words, got {values.tolist()}")
         return "words: " + " ".join(values.tolist())
-    text = "; ".join(" ".join(map(_short, row.tolist())) for row in rows)
+    text = "; ".join(" ".join(f"{number:.8g}" for number in row.tolist()) for row in rows)
     return text if values.ndim == 1 else f"{text};"
 
 
 def unpack(value: Any) -> Any:
-    """Inverse of `pack`; anything but such a text comes back as it is."""
+    """The array in a text of `pack`; anything but such a text comes back as it is."""
     if not isinstance(value, str):
         return value
     head, colon, body = value.partition(": ")
@@ -96,7 +99,3 @@ def t_quantile(level: float, freedom: float) -> float:
     from scipy.stats import t
 
     return float(t.ppf((1 + confidence(level)) / 2, freedom))
-
-
-def _short(number: float) -> str:
-    return str(int(number)) if math.isfinite(number) and number == int(number) and abs(number) < 1e15 else repr(number)
