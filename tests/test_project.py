@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "attacks": {"checks", "modes"},
     "defenses": {"checks", "modes", "rng", "train"},
     "bounds": {"checks", "modes", "models", "flatness", "train"},
+    "rlhf": {"checks", "stats"},
     "studies": {
         "checks",
         "names",
@@ -220,7 +221,7 @@ def test_the_lock_pins_everything_exactly_and_names_no_place() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["flatness", "attacks", "defenses", "bounds", "models", "train", "data", "test_functions"]
+    "name", ["flatness", "attacks", "defenses", "bounds", "models", "rlhf", "train", "data", "test_functions"]
 )
 def test_subject_packages_need_torch_and_numpy_alone(name: str) -> None:
     heavy = "scipy sklearn pandas pyarrow PIL matplotlib seaborn foolbox papermill dask distributed nbformat IPython"

@@ -16,7 +16,7 @@ from flatlab.stats.paired import (
     paired_difference,
     trend,
 )
-from flatlab.stats.ranks import spearman
+from flatlab.stats.ranks import pearson, permutation_test, spearman
 from flatlab.stats.rules import (
     VERDICTS,
     Rule,
@@ -53,6 +53,8 @@ __all__ = [
     "p_value",
     "paired_columns",
     "paired_difference",
+    "pearson",
+    "permutation_test",
     "proportion",
     "recompute",
     "share",
