@@ -1,5 +1,6 @@
 """Statistics against scipy and hand numbers, the laws of verdicts, and how often intervals cover the truth."""
 
+import itertools
 import json
 import math
 import subprocess
@@ -101,6 +102,7 @@ def test_nan_and_infinity_are_errors(bad):
         lambda: stats.exact(bad),
         lambda: stats.paired_difference([1, bad], [0, 0]),
         lambda: stats.spearman([1, 2, bad], [1, 2, 3]),
+        lambda: stats.pearson([1, 2, 3], [1, bad, 3]),
         lambda: stats.crossed_difference([[1, bad], [0, 0]], [[0, 0], [0, 0]]),
         lambda: stats.trend([[1, bad]], [0, 1]),
         lambda: stats.clean_trials([bad]),
@@ -504,6 +506,33 @@ def test_perfect_order_of_four_points_shows_nothing():
         stats.spearman([1, 2, 3, 4], [1, 2, 3, 5], groups=list("aabb"))
 
 
+def test_pearson_equals_scipy_and_sees_values_not_ranks():
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(size=(2, 7))
+    y += x
+    ours = stats.pearson(x, y)
+    r = scipy.stats.pearsonr(x, y).statistic
+    p = np.mean([abs(np.corrcoef(x, order)[0, 1]) >= abs(r) - 1e-12 for order in itertools.permutations(y)])
+    assert ours.value == pytest.approx(r)
+    assert stats.permutation_test(x, y, kind="Pearson") == pytest.approx((r, p))
+    assert (ours.low <= 0 <= ours.high) == (p > 0.05)
+    assert ours.kind.startswith("Pearson")
+    assert stats.pearson(3 * x - 1, y).value == pytest.approx(ours.value)
+    far = np.array([1, 2, 3, 4, 5, 100.0])
+    assert stats.spearman(far, far**3).value == pytest.approx(1)
+    assert stats.pearson(far, np.array([5, 4, 3, 2, 1, 100.0])).value > 0.99  # one point decides
+    assert stats.pearson(far, np.ones(6)).low is None
+    assert stats.recompute(json.loads(json.dumps(ours.source))).high == ours.high
+
+
+def test_permutation_test_of_ranks():
+    assert stats.permutation_test([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx((-1, 2 / 24))
+    x = np.arange(12.0)
+    rho, p = stats.permutation_test(x, x)  # drawn orders, of which the one found is one
+    assert rho == pytest.approx(1)
+    assert p == pytest.approx(1 / 2001)
+
+
 def test_methods_of_one_kind_are_not_independent():
     """Kinds that differ in both values for no common reason: resampling methods finds an order, kinds find none."""
     rng, alone, kinds = np.random.default_rng(12), 0, 0
@@ -532,6 +561,7 @@ MADE = {
     "equivalence": lambda keep: stats.equivalence(*PAIRS[:, keep]),
     "trend": lambda keep: stats.trend(BLOCKS[keep], np.arange(4)),
     "spearman": lambda keep: stats.spearman(*PAIRS[:, keep]),
+    "pearson": lambda keep: stats.pearson(*PAIRS[:, keep]),
     "share": lambda keep: stats.share(PAIRS[0, keep] > 0),
     "smallest": lambda keep: stats.smallest([stats.mean(PAIRS[0, keep]), stats.mean(PAIRS[1, keep] + 9)]),
 }

@@ -14,6 +14,7 @@ from flatlab.rlhf import bounds, constructions
 from flatlab.rlhf.best_of_n import best_of_n
 from flatlab.rlhf.correlation import correlation_table
 from flatlab.rlhf.flow import FlowResult, gradient_ascent, gradient_flow
+from flatlab.rlhf.gain import time_to_gain
 from flatlab.rlhf.losses import bradley_terry_loss, kl_penalty
 from flatlab.rlhf.measures import (
     RewardNormalizer,
@@ -24,7 +25,6 @@ from flatlab.rlhf.measures import (
     within_share,
 )
 from flatlab.rlhf.policies import AutoregressiveTable, SoftmaxPolicy
-from flatlab.rlhf.time_to_gain import time_to_gain
 
 __all__ = [
     "AutoregressiveTable",

@@ -37,9 +37,10 @@ def fast(ranking: Tensor, y: int, *, spread: float = 1e-3) -> Tensor:
     order = arguments.rewards("ranking", ranking)
     if order.ndim != 1 or len(order) < 2:
         raise ValueError(f"ranking must have shape (K,) with K >= 2, got {tuple(order.shape)}")
-    ranks = order.unique(return_inverse=True)[1].double()
-    r = arguments.number("spread", spread, high=2.0, strict=True) * ranks / ranks.max().clamp(min=1.0) - 1
-    r[_output(y, len(order))] = 1.0
+    others = torch.arange(len(order)) != _output(y, len(order))
+    ranks = order[others].unique(return_inverse=True)[1].double()
+    r = torch.ones_like(order)
+    r[others] = arguments.number("spread", spread, high=2.0, strict=True) * ranks / ranks.max().clamp(min=1.0) - 1
     return r
 
 

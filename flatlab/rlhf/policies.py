@@ -85,7 +85,7 @@ class Policy:
             return self.at(theta).ascent(r, weight, ref_log)
 
         rows = [arguments.expanded("r or ref", x, self.batch) for x in (self.theta, values, ref_log)]
-        found: Tensor = torch.func.vmap(torch.func.jacfwd(gradient))(*rows)
+        found: Tensor = torch.func.vmap(torch.func.jacrev(gradient))(*rows)
         return found.reshape(*self.batch, *found.shape[1:])
 
     def kl(self, ref_log: Tensor) -> Tensor:
