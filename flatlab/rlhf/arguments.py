@@ -25,9 +25,9 @@ def rewards(name: str, r: Tensor, outputs: int | None = None, *, bounded: bool =
 
 def probabilities(name: str, p: Tensor, outputs: int | None = None, *, positive: bool = False) -> Tensor:
     """Return probabilities (..., K) that sum to 1 (none zero, if `positive`: a KL needs that), or raise ValueError."""
-    values = rewards(name, p, outputs)
+    values, slack = rewards(name, p, outputs), SLACK if p.dtype == torch.float64 else 1e-5
     total, low = values.sum(-1), float(values.min())
-    if low < 0 or float((total - 1).abs().max()) > SLACK:
+    if low < 0 or float((total - 1).abs().max()) > slack:
         raise ValueError(f"{name} must be >= 0 and sum to 1, got minimum {low:g} and sums {total.tolist()}")
     if positive and low == 0:
         raise ValueError(f"{name} must be > 0 at every output, or the KL penalty is infinite; got 0")

@@ -85,13 +85,7 @@ def time_lower(
 
 
 def ratio(v0: float, gamma: float, reward: float) -> float:
-    """rho = (V_G(0) + gamma + 1) / (r_G(y) + 1) in (0, 1), for an output y with r_G(y) > V_G(0) + gamma.
-
-    Args:
-        v0: expected ground truth reward of the initial policy.
-        gamma: the gain.
-        reward: r_G(y); of several outputs the lowest.
-    """
+    """rho = (V_G(0) + gamma + 1) / (r_G(y) + 1) in (0, 1), for an output with `reward` = r_G(y) > v0 + gamma."""
     number("reward", reward, v0 + checks.positive("gamma", gamma), 1.0)
     return float((number("v0", v0, -1.0, 1.0) + gamma + 1) / (reward + 1))
 
@@ -101,7 +95,7 @@ def time_upper_inaccurate(p0: Number, rho: float, n_prompts: int = 1) -> float |
 
     p0 is the initial probability of y; lam is at most `lam_upper(p0, rho, p_min)`.
     """
-    return _upper(p0, rho, 4 / (1 - rho) ** 4, n_prompts)
+    return _upper(p0, rho, 4, 4, n_prompts)
 
 
 def time_upper_policy(c: Number, rho: float, n_prompts: int = 1) -> float | Tensor:
@@ -109,23 +103,16 @@ def time_upper_policy(c: Number, rho: float, n_prompts: int = 1) -> float | Tens
 
     c is the initial probability of y, or less; lam is at most `lam_upper(c, rho, p_min, policy=True)`.
     """
-    return _upper(c, rho, 2 / (1 - rho) ** 3, n_prompts)
+    return _upper(c, rho, 2, 3, n_prompts)
 
 
 def time_upper_set(p0: Number, size: int, delta: float, rho: float, n_prompts: int = 1) -> float | Tensor:
     """4 |S| |Y+| / ((1 - rho) delta) (1 / p0 - 1 / rho), for outputs Y+ that both rewards like (Proposition 4).
 
-    Holds where lam, and the initial mass that r_RM likes and r_G does not, are small.
-
-    Args:
-        p0: initial probability of Y+.
-        size: |Y+|.
-        delta: (1 - rho) (max over Y+ of r_RM - V_RM(0)) - spread of r_RM over Y+, > 0.
-        rho, n_prompts: see above.
+    p0 is the initial probability of Y+, `size` = |Y+|, delta = (1 - rho) (max over Y+ of r_RM - V_RM(0)) - spread of
+    r_RM over Y+, > 0. Holds where lam, and the initial mass that r_RM likes and r_G does not, are small.
     """
-    return _upper(
-        p0, rho, 4 * checks.at_least("size", size, 1) / ((1 - rho) * checks.positive("delta", delta)), n_prompts
-    )
+    return _upper(p0, rho, 4 * checks.at_least("size", size, 1) / checks.positive("delta", delta), 1, n_prompts)
 
 
 def lam_upper(p: float, rho: float, p_min: float, *, policy: bool = False) -> float:
@@ -134,7 +121,7 @@ def lam_upper(p: float, rho: float, p_min: float, *, policy: bool = False) -> fl
     p (1 - rho)^4 / (8 (1 / (2 e) - 2 ln p_min)), or p (1 - rho)^3 / (16 (...)); p_min is the least initial probability.
     """
     power, factor = (3, 16) if policy else (4, 8)
-    _upper(p, rho, 1.0, 1)
+    _upper(p, rho, 1, 1, 1)
     least = float(number("p_min", p_min, high=1.0, strict=True))
     return p * (1 - rho) ** power / (factor * (0.5 / math.e - 2 * math.log(least)))
 
@@ -151,9 +138,9 @@ def time_of_one_output(p0: float, p1: float, outputs: int) -> float:
     return (outputs - 1) / (2 * outputs) * (after - before)
 
 
-def _upper(p0: Number, rho: float, factor: float, n_prompts: int) -> float | Tensor:
+def _upper(p0: Number, rho: float, factor: float, power: int, n_prompts: int) -> float | Tensor:
     p = number("the initial probability", p0, high=float(number("rho", rho, high=1.0, strict=True)), strict=True)
-    return _plain(factor * checks.at_least("n_prompts", n_prompts, 1) * (1 / p - 1 / rho), p0)
+    return _plain(factor * checks.at_least("n_prompts", n_prompts, 1) / (1 - rho) ** power * (1 / p - 1 / rho), p0)
 
 
 def _size(L: float, J: float) -> float:

@@ -44,15 +44,7 @@ class FlowResult:
 
 @dataclass(frozen=True)
 class Problem:
-    """A batch of flows, as tensors whose first axis is the flow; unchecked.
-
-    Attributes:
-        policy: theta (B, D) at the start.
-        r_rm, r_g: (B, K).
-        lam: (B, 1).
-        start_log: ln of the initial probabilities (B, K).
-        n_prompts: |S|.
-    """
+    """A batch of flows, one a row: theta (B, D), rewards and ln of the initial probabilities (B, K), lam (B, 1)."""
 
     policy: Policy
     r_rm: Tensor
@@ -63,7 +55,7 @@ class Problem:
 
     @classmethod
     def of(cls, policy: Policy, r_rm: Tensor, r_g: Tensor | None, lam: Number, n_prompts: int) -> "Problem":
-        """Check the arguments of a flow, those of `gradient_flow`, and lay them out, one row a flow."""
+        """The flows that the arguments of `gradient_flow`, which are checked, describe."""
         checks.at_least("n_prompts", n_prompts, 1)
         rm, g = (
             arguments.expanded(name, arguments.rewards(name, r, policy.outputs, bounded=True), policy.batch)
@@ -73,11 +65,6 @@ class Problem:
         start = policy.at(arguments.expanded("theta", policy.theta, policy.batch))
         return cls(start, rm, g, weight, start.log_probs(), n_prompts)
 
-    def take(self, rows: Tensor) -> "Problem":
-        """The flows of a mask or of indices."""
-        r_rm, r_g, lam, start_log = (x[rows] for x in (self.r_rm, self.r_g, self.lam, self.start_log))
-        return Problem(self.policy.at(self.policy.theta[rows]), r_rm, r_g, lam, start_log, self.n_prompts)
-
     def velocity(self, theta: Tensor) -> Tensor:
         """d theta / dt at (..., B, D)."""
         return self.policy.at(theta).ascent(self.r_rm, self.lam, self.start_log) / self.n_prompts
@@ -86,9 +73,9 @@ class Problem:
         """Expected ground truth reward (..., B)."""
         return (self.policy.at(theta).probs() * self.r_g).sum(-1)
 
-    def gold_slope(self, theta: Tensor) -> Tensor:
-        """The gradient of `gold`, (..., B, D)."""
-        return self.policy.at(theta).ascent(self.r_g, torch.zeros_like(self.lam), self.start_log)
+    def gold_rate(self, theta: Tensor, slope: Tensor) -> Tensor:
+        """How fast `gold` changes (B,) where theta moves by `slope`."""
+        return (self.policy.at(theta).ascent(self.r_g, torch.zeros_like(self.lam), self.start_log) * slope).sum(-1)
 
     def history(self, t: Tensor, states: Tensor, batch: torch.Size) -> FlowResult:
         """A result from states (T, B, D)."""
@@ -96,15 +83,8 @@ class Problem:
         logs = policy.log_probs()
         p, regular = logs.exp(), self.r_rm - self.lam * (logs - self.start_log)
         mean = (p * regular).sum(-1, keepdim=True)
-        v_rm, v_g, var, kl = (
-            values.reshape(len(t), *batch)
-            for values in (
-                (p * self.r_rm).sum(-1),
-                (p * self.r_g).sum(-1),
-                (p * (regular - mean) ** 2).sum(-1),
-                policy.kl(self.start_log),
-            )
-        )
+        means = [(p * x).sum(-1) for x in (self.r_rm, self.r_g, (regular - mean) ** 2, logs - self.start_log)]
+        v_rm, v_g, var, kl = (x.reshape(len(t), *batch) for x in means)
         return FlowResult(t, v_rm, v_g, var, kl, policy.at(states[-1].reshape(*batch, -1)))
 
 
@@ -138,28 +118,22 @@ def gradient_flow(
     checks.positive("t_max", t_max)
     checks.positive("rtol", rtol)
     times = torch.linspace(0, t_max, checks.at_least("points", points, 2), dtype=torch.float64)
-    theta, t = problem.policy.theta.clone(), problem.lam.new_zeros(len(problem.lam))
-    slope, seen, states = problem.velocity(theta), t.long(), theta.repeat(points, 1, 1)
-    size, rows, part = first_size(slope), torch.arange(len(t)), problem
-    for _ in range(_MAX_STEPS):
-        left = times[seen[rows] + 1] - t[rows]
-        step = size[rows].minimum(left)
-        end, end_slope, ok, factor = attempt(part.velocity, theta[rows], slope[rows], step, rtol)
-        arrived = ok & (step >= left)
-        # A step that was cut short to look says only that the next may be as long as was planned.
-        size[rows] = (step * factor).maximum(size[rows].where(arrived, torch.zeros_like(step)))
-        moved, there = rows[ok], rows[arrived]
-        theta[moved], slope[moved] = end[ok], end_slope[ok]
-        t[moved] += step[ok]
-        seen[there] += 1
-        t[there], states[seen[there], there] = times[seen[there]], theta[there]
-        alive = seen[rows] < points - 1
-        if not alive.any():
-            return problem.history(times, states, policy.batch)
-        if not alive.all():
-            rows = rows[alive]
-            part = problem.take(rows)
-    raise RuntimeError(f"the flow needs more than {_MAX_STEPS} steps up to t_max={t_max:g}: take a smaller one")
+    states = [problem.policy.theta]
+    slope = problem.velocity(states[-1])
+    size, budget = first_size(slope), _MAX_STEPS
+    for _ in range(len(times) - 1):
+        theta, left = states[-1], torch.full_like(size, t_max / (points - 1))
+        while (left > 0).any():
+            if (budget := budget - 1) < 0:
+                raise RuntimeError(f"more than {_MAX_STEPS} steps up to t_max={t_max:g}: take a smaller one")
+            step = size.minimum(left)
+            end, end_slope, good, factor = attempt(problem.velocity, theta, slope, step, rtol)
+            # A step that was cut short to look says only that the next may be as long as was planned.
+            size = (step * factor).maximum(size.where(good & (step == left), 0.0)).where(left > 0, size)
+            left = left - step.where(good, 0.0)
+            theta, slope = end.where(good[:, None], theta), end_slope.where(good[:, None], slope)
+        states.append(theta)
+    return problem.history(times, torch.stack(states), policy.batch)
 
 
 def gradient_ascent(

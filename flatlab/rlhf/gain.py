@@ -14,8 +14,6 @@ Both ceilings are ours, and hold for every policy that follows its gradient. The
 unless lam = 0 and the best outputs of r_RM tie; such a flow is given up at t = 1e8 |S| / range(r_RM).
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -28,7 +26,7 @@ from flatlab.rlhf.runge_kutta import attempt, first_size
 
 _MAX_STEPS = 20_000
 _LOOK_EVERY = 10  # steps between two looks at the ceiling
-_PATIENCE = 1e8  # how many times |S| / range(r_RM) to wait where nothing is proved
+_PATIENCE = 1e8
 
 
 def time_to_gain(
@@ -44,13 +42,9 @@ def time_to_gain(
     """t_gamma of one policy, a float, or of a batch, a tensor of its shape; inf where the gain is never reached.
 
     Args:
-        policy: where the flows start, and the reference of their penalties.
-        r_rm: rewards (..., K) in [-1, 1] that the flows follow.
+        policy, r_rm, lam, n_prompts, rtol: see `gradient_flow`.
         r_g: ground truth rewards (..., K) in [-1, 1] whose mean must rise.
         gamma: by how much, > 0; a number, or one for each policy of the batch.
-        lam: weight of the KL penalty, >= 0; likewise.
-        n_prompts: |S|, see `gradient_flow`.
-        rtol: error that a step may make in a logit, relative to 1 + |logit|.
 
     Raises:
         RuntimeError: after 20,000 steps the gain is neither reached nor ruled out: it is what the flow tends to.
@@ -58,105 +52,64 @@ def time_to_gain(
     problem = Problem.of(policy, r_rm, r_g, lam, n_prompts)
     checks.positive("rtol", rtol)
     gain = arguments.expanded("gamma", arguments.number("gamma", gamma, strict=True)[..., None], policy.batch)
-    found = _Race.start(problem, gain[:, 0]).run(rtol).reshape(policy.batch)
+    found = _times(problem, problem.gold(problem.policy.theta) + gain[:, 0], rtol).reshape(policy.batch)
     return found if policy.batch else float(found)
 
 
-@dataclass
-class _Race:
-    """The flows that have neither crossed nor been ruled out, by row: where they are, and what they must reach."""
+def _times(problem: Problem, target: Tensor, rtol: float) -> Tensor:
+    """When each flow's expected ground truth reward reaches its target, (B,)."""
+    theta, t = problem.policy.theta, torch.zeros_like(target)
+    slope, value = problem.velocity(theta), problem.gold(theta)
+    size, rate = first_size(slope), problem.gold_rate(theta, slope)
+    spread = problem.r_rm.amax(1) - problem.r_rm.amin(1)
+    running, turned, reached = spread > 0, t > 0, t > 0
+    for count in range(_MAX_STEPS):
+        if count % _LOOK_EVERY == 0:
+            running &= (t * spread < _PATIENCE * problem.n_prompts) & (ceiling(problem, theta) >= target)
+        if not running.any():
+            return _located(problem, theta, slope, size, target, reached, rtol).add(t).where(reached, torch.inf)
+        end, end_slope, good, factor = attempt(problem.velocity, theta, slope, size, rtol)
+        end_value, end_rate = problem.gold(end), problem.gold_rate(end, end_slope)
+        good &= running
+        crossed = good & (end_value >= target)
+        # The mean may rise to the target and fall again within a step, which is then taken up to its peak.
+        turned = good & ~crossed & ~turned & (rate > 0) & (end_rate < 0) & (value + rate * size >= target)
+        taken = good & ~crossed & ~turned
+        reached, running = reached | crossed, running & ~crossed
+        t = t + size.where(taken, 0.0)
+        size = size * (rate / (rate - end_rate)).where(turned, factor.where(running, 1.0))
+        theta, slope = end.where(taken[:, None], theta), end_slope.where(taken[:, None], slope)
+        value, rate = end_value.where(taken, value), end_rate.where(taken, rate)
+    raise RuntimeError(
+        f"after {_MAX_STEPS} steps the gain is {float((target - value)[running].min()):.2g} away, neither reached nor "
+        "ruled out: choose a gamma further from what the flow tends to"
+    )
 
-    problem: Problem
-    index: Tensor
-    target: Tensor
-    theta: Tensor
-    slope: Tensor
-    t: Tensor
-    size: Tensor
-    value: Tensor
-    rate: Tensor
-    turned: Tensor
 
-    @classmethod
-    def start(cls, problem: Problem, gain: Tensor) -> "_Race":
-        theta = problem.policy.theta
-        slope, value, zero = problem.velocity(theta), problem.gold(theta), torch.zeros_like(gain)
-        rate, never = (problem.gold_slope(theta) * slope).sum(1), zero.bool()
-        return cls(
-            problem, torch.arange(len(gain)), value + gain, theta, slope, zero, first_size(slope), value, rate, never
-        )
-
-    def take(self, rows: Tensor) -> "_Race":
-        problem, *tensors = vars(self).values()
-        return self if rows.all() else _Race(problem.take(rows), *(x[rows] for x in tensors))
-
-    def run(self, rtol: float) -> Tensor:
-        """The times (B,) of the crossings, inf where there is none."""
-        race, times, crossings = self, torch.full_like(self.t, torch.inf), []
-        for count in range(_MAX_STEPS):
-            if count % _LOOK_EVERY == 0:
-                race = race.take(race._open())
-            if not len(race.t):
-                break
-            crossed = race._advance(rtol)
-            if crossed.any():
-                crossings.append(race.take(crossed))
-                race = race.take(~crossed)
-        else:
-            short = float((race.target - race.value).abs().min())
-            raise RuntimeError(
-                f"after {_MAX_STEPS} steps the gain is {short:.2g} away and neither reached nor ruled out: choose a "
-                "gamma further from what the flow tends to"
-            )
-        for race in crossings:
-            times[race.index] = race._locate(rtol)
-        return times
-
-    def _open(self) -> Tensor:
-        spread = self.problem.r_rm.amax(1) - self.problem.r_rm.amin(1)
-        waiting = self.t * spread < _PATIENCE * self.problem.n_prompts
-        return (ceiling(self.problem, self.theta) >= self.target) & waiting & (spread > 0)
-
-    def _advance(self, rtol: float) -> Tensor:
-        """Take a step where it is good; returns which would have crossed the target, and so did not take theirs."""
-        end, end_slope, ok, factor = attempt(self.problem.velocity, self.theta, self.slope, self.size, rtol)
-        value, rate = self.problem.gold(end), (self.problem.gold_slope(end) * end_slope).sum(1)
-        crossed = ok & (value >= self.target)
-        # The mean may rise to the target and fall again within a step, which then ends at its peak.
-        peaks = (self.rate > 0) & (rate < 0) & (self.value + self.rate * self.size >= self.target)
-        self.turned = ok & ~crossed & peaks & ~self.turned
-        taken = ok & ~crossed & ~self.turned
-        self.t = self.t + self.size.where(taken, torch.zeros_like(self.t))
-        peak = self.rate / (self.rate - rate)
-        self.size = self.size * peak.where(self.turned, factor.where(~crossed, torch.ones_like(factor)))
-        self.theta, self.slope = end.where(taken[:, None], self.theta), end_slope.where(taken[:, None], self.slope)
-        self.value, self.rate = value.where(taken, self.value), rate.where(taken, self.rate)
-        return crossed
-
-    def _locate(self, rtol: float) -> Tensor:
-        """The times of crossings within the next step, by Newton's method kept between what is known to bracket it."""
-        low, high = torch.zeros_like(self.t), self.size
-        x = self.size / 2
-        for _ in range(60):
-            end, slope, _, _ = attempt(self.problem.velocity, self.theta, self.slope, x, rtol)
-            gap, rate = self.problem.gold(end) - self.target, (self.problem.gold_slope(end) * slope).sum(1)
-            low, high = x.where(gap < 0, low), x.where(gap >= 0, high)
-            newton = x - gap / rate
-            before, x = x, newton.where((newton >= low) & (newton <= high), (low + high) / 2)
-            if bool(((x - before).abs() <= 1e-13 * self.size).all()):
-                break
-        return self.t + x
+def _located(
+    problem: Problem, theta: Tensor, slope: Tensor, size: Tensor, target: Tensor, rows: Tensor, rtol: float
+) -> Tensor:
+    """How far into the step each of `rows` crosses: Newton's method, kept between what is known to bracket it."""
+    low, high, x = torch.zeros_like(size), size, size / 2
+    for _ in range(60):
+        end, end_slope, _, _ = attempt(problem.velocity, theta, slope, x, rtol)
+        gap = problem.gold(end) - target
+        low, high = x.where(gap < 0, low), x.where(gap >= 0, high)
+        newton = x - gap / problem.gold_rate(end, end_slope)
+        before, x = x, newton.where((newton >= low) & (newton <= high), (low + high) / 2)
+        if bool(((x - before).abs() <= 1e-13 * size)[rows].all()):
+            break
+    return x
 
 
 def ceiling(problem: Problem, theta: Tensor) -> Tensor:
     """What the expected ground truth reward cannot exceed (B,) from the points theta (B, D) on; see above."""
-    policy, lam = problem.policy.at(theta), problem.lam[:, 0]
+    policy, top = problem.policy.at(theta), problem.r_g.amax(1)
     below = problem.r_rm.amax(1, keepdim=True) - problem.r_rm
-    second = below.where(below > 0, torch.full_like(below, torch.inf)).amin(1)
+    second = below.where(below > 0, torch.inf).amin(1)
     off = ((policy.probs() * below).sum(1) / second).clamp(max=1.0)
-    best = problem.r_g.where(below == 0, torch.full_like(below, -torch.inf)).amax(1)
-    top = problem.r_g.amax(1)
-    greedy = best + off * (top - best)
+    best = problem.r_g.where(below == 0, -torch.inf).amax(1)
     tilted = (problem.start_log + problem.r_rm / problem.lam.where(problem.lam > 0, 1.0)).log_softmax(1)
     reach = (policy.kl(tilted).clamp(min=0) / 2).sqrt() * (top - problem.r_g.amin(1))
-    return greedy.where(lam == 0, ((tilted.exp() * problem.r_g).sum(1) + reach).minimum(top))
+    penalised = ((tilted.exp() * problem.r_g).sum(1) + reach).minimum(top)
+    return penalised.where(problem.lam[:, 0] > 0, best + off * (top - best))

@@ -64,7 +64,7 @@ def prompt_variances(rewards: Tensor, *, normalize: bool = True, ddof: int = 1) 
 
 
 def reward_variance(rewards: Tensor, *, normalize: bool = True, ddof: int = 1) -> float:
-    """Reward variance (Definition 2) from k samples a prompt: the mean of `prompt_variances`, see `prompt_variances`."""
+    """Reward variance (Definition 2) from k samples a prompt: the mean of the variances, see `prompt_variances`."""
     return float(prompt_variances(rewards, normalize=normalize, ddof=ddof).mean())
 
 

@@ -195,6 +195,7 @@ def test_scaled_prompts_keep_their_ranks():
         (lambda: bounds.time_upper_inaccurate(0.6, 0.5), "probability"),
         (lambda: bounds.time_upper_policy(0.0, 0.5), "probability"),
         (lambda: bounds.time_upper_policy(0.1, 1.5), "rho"),
+        (lambda: bounds.time_upper_inaccurate(0.1, 1.0), "rho"),
         (lambda: bounds.time_upper_set(0.1, 0, 0.5, 0.5), "size"),
         (lambda: bounds.time_upper_set(0.1, 1, 0.0, 0.5), "delta"),
         (lambda: bounds.lam_upper(0.1, 0.5, 0.0), "p_min"),

@@ -85,6 +85,7 @@ def test_best_of_n_by_hand():
     assert rlhf.best_of_n(P, R, R, 4) == pytest.approx(0.79341)
     assert rlhf.best_of_n(P, R, R, 1) == pytest.approx(0.27)
     assert rlhf.best_of_n(P, R, R, 10_000) == pytest.approx(0.9)
+    assert rlhf.best_of_n(P.float().log().softmax(0), R, R, 4) == pytest.approx(0.79341, rel=1e-5)  # single precision
     masked = torch.tensor([0.0, 0.5, 0.5, 0.0])
     assert rlhf.best_of_n(masked, R, R, 10_000) == pytest.approx(0.1)  # the best within the support
 
