@@ -7,8 +7,8 @@ none is proved rather than waited for. The flow only ever raises its objective, 
 
     lam = 0:   max r_RM - E_p r_RM only falls; divided by max - second r_RM, it bounds the mass off the outputs that
                r_RM likes best;
-    lam > 0:   lam KL(p || p*) only falls, with p* = ref exp(r_RM / lam) / Z, and by Pinsker's inequality E_p r_G is
-               within range(r_G) sqrt(KL / 2) of E_{p*} r_G.
+    lam > 0:   lam KL(p || p*) only falls, with p* = ref exp(r_RM / lam) / Z, and for each b > 0
+               E_p r_G <= (KL(p || p*) + ln E_{p*} exp(b r_G)) / b  (Donsker and Varadhan).
 
 Both ceilings are ours, and hold for every policy that follows its gradient. They come down to what the flow tends to,
 unless lam = 0 and the best outputs of r_RM tie; such a flow is given up at t = 1e8 |S| / range(r_RM).
@@ -27,6 +27,7 @@ from flatlab.rlhf.runge_kutta import attempt, first_size
 _MAX_STEPS = 20_000
 _LOOK_EVERY = 10  # steps between two looks at the ceiling
 _PATIENCE = 1e8
+_TILTS = torch.logspace(-6, 6, 25, dtype=torch.float64)  # the b of the second ceiling
 
 
 def time_to_gain(
@@ -109,7 +110,10 @@ def ceiling(problem: Problem, theta: Tensor) -> Tensor:
     second = below.where(below > 0, torch.inf).amin(1)
     off = ((policy.probs() * below).sum(1) / second).clamp(max=1.0)
     best = problem.r_g.where(below == 0, -torch.inf).amax(1)
-    tilted = (problem.start_log + problem.r_rm / problem.lam.where(problem.lam > 0, 1.0)).log_softmax(1)
-    reach = (policy.kl(tilted).clamp(min=0) / 2).sqrt() * (top - problem.r_g.amin(1))
-    penalised = ((tilted.exp() * problem.r_g).sum(1) + reach).minimum(top)
-    return penalised.where(problem.lam[:, 0] > 0, best + off * (top - best))
+    greedy, penalised = best + off * (top - best), problem.lam[:, 0] > 0
+    if not penalised.any():
+        return greedy
+    optimum = (problem.start_log + problem.r_rm / problem.lam.where(problem.lam > 0, 1.0)).log_softmax(1)
+    b = _TILTS.to(theta.device)[:, None]
+    moments = (optimum + b[..., None] * problem.r_g).logsumexp(-1)
+    return ((policy.kl(optimum) + moments) / b).amin(0).minimum(top).where(penalised, greedy)

@@ -69,6 +69,23 @@ def test_slopes_of_times_on_variances():
     assert math.log(late[1] / late[0]) / math.log(0.1) == pytest.approx(-1, abs=2e-3)
 
 
+def test_parameters_that_prefixes_share():
+    """theta_s = A_s w, J the largest norm of an A_s: the general bounds hold, that of a table does not."""
+    g, V, L, above = torch.Generator().manual_seed(0), 2, 3, 0
+    for _ in range(300):
+        w = torch.randn(3, generator=g, dtype=torch.float64)
+        maps = torch.randn(1, V, 3, generator=g, dtype=torch.float64) + 0.3 * torch.randn(7, V, 3, generator=g)
+        J = float(torch.linalg.matrix_norm(maps, 2).max())
+        blocks = (maps @ w).split([1, 2, 4])
+        policy = rlhf.AutoregressiveTable(V, L, blocks)
+        r = torch.rand(8, generator=g, dtype=torch.float64) * 2 - 1
+        norm, var = float((policy.gradient(r) @ maps.flatten(0, 1)).norm()), float(policy.variance(r))
+        assert norm <= bounds.gradient_sharp(var, L, J)
+        assert norm <= bounds.gradient(var, L, J)
+        above += norm > J * bounds.gradient_sharp(var, table=True)
+    assert above > 0
+
+
 # --- Theorem 2 --------------------------------------------------------------------------------------------------------
 
 
@@ -181,6 +198,7 @@ def test_scaled_prompts_keep_their_ranks():
         (lambda: bounds.gradient_sharp(0.5, J=0.0), "J must"),
         (lambda: bounds.hessian(0.5, -1.0), "lam"),
         (lambda: bounds.variance(-1.0, 0.5), "t must"),
+        (lambda: bounds.variance(math.inf, 0.5), "t must be finite"),
         (lambda: bounds.variance(1.0, 2.0), "var"),
         (lambda: bounds.movement(1.0, 2.0), "var"),
         (lambda: bounds.time_lower(1.5, 0.2), "var"),

@@ -6,6 +6,9 @@ import torch
 from scipy.integrate import solve_ivp
 
 from flatlab import rlhf
+from flatlab.rlhf.flow import Problem
+from flatlab.rlhf.gain import ceiling
+from flatlab.rlhf.runge_kutta import attempt, first_size
 
 P = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
 R = torch.tensor([0.9, 0.1, -0.5, -0.2], dtype=torch.float64)
@@ -44,7 +47,8 @@ def test_a_gain_above_the_optimum_is_never_reached():
 
 def test_never_also_where_the_truth_is_another_reward():
     assert rlhf.time_to_gain(POLICY, -R, R, 1e-3) == torch.inf  # the truth only falls
-    assert rlhf.time_to_gain(POLICY, torch.zeros(4), R, 0.1, 0.2) == torch.inf  # nothing moves
+    for lam in (0.0, 0.2):
+        assert rlhf.time_to_gain(POLICY, torch.full((4,), 0.3), R, 0.1, lam) == torch.inf  # nothing moves
     tied = torch.tensor([1.0, 1.0, -1.0, -1.0])
     assert rlhf.time_to_gain(POLICY, tied, R, 0.3) < torch.inf
     assert rlhf.time_to_gain(POLICY, tied, R, 0.64) == torch.inf
@@ -86,7 +90,59 @@ def test_flow_against_scipy(lam):
     torch.testing.assert_close(found.v_rm, p @ r, atol=1e-7, rtol=0)
     torch.testing.assert_close(found.v_g, p @ truth, atol=1e-7, rtol=0)
     torch.testing.assert_close(found.kl, (p * (p / policy.probs()).log()).sum(-1), atol=1e-7, rtol=0)
+    regular = r - lam * (p / policy.probs()).log()  # of which the bounds speak; r itself where lam = 0
+    variance = (p * (regular - (p * regular).sum(-1, keepdim=True)) ** 2).sum(-1)
+    torch.testing.assert_close(found.var, variance, atol=1e-7, rtol=0)
     assert float(found.var[0]) == pytest.approx(float(policy.variance(r)))
+    torch.testing.assert_close(found.policy.probs(), p[-1], atol=1e-7, rtol=0)
+
+
+def test_one_step_is_of_fifth_order_and_refused_where_it_is_too_long():
+    def velocity(x: torch.Tensor) -> torch.Tensor:
+        return x.cos() * 2
+
+    start = torch.linspace(-1, 1, 4, dtype=torch.float64)[:, None]
+    gaps = []
+    for h in (0.1, 0.05):
+        size = torch.full((4,), h, dtype=torch.float64)
+        end, slope, good, _ = attempt(velocity, start, velocity(start), size, 1e-3)
+        assert good.all()
+        torch.testing.assert_close(slope, velocity(end))
+        fine = start
+        for _ in range(64):
+            fine = attempt(velocity, fine, velocity(fine), size / 64, 1.0)[0]
+        gaps.append(float((end - fine).abs().max()))
+    assert 40 < gaps[0] / gaps[1] < 90  # 2^6
+    size = torch.tensor([0.01, 0.1, 1.0, 30.0], dtype=torch.float64)
+    _, _, good, factor = attempt(velocity, start, velocity(start), size, 1e-9)
+    assert good.tolist() == [True, False, False, False]
+    assert (factor[1:] < 1).all()
+    assert first_size(torch.tensor([[0.0, -2.0], [0.0, 0.0]], dtype=torch.float64))[0] == pytest.approx(0.005)
+
+
+@pytest.mark.parametrize(("lam", "t_max"), [(0.0, 2000.0), (0.05, 2000.0), (0.5, 500.0)])
+def test_the_ceiling_is_one_and_comes_down(lam, t_max):
+    g = torch.Generator().manual_seed(2)
+    theta = torch.randn(30, 6, generator=g, dtype=torch.float64)
+    r, truth = torch.rand(2, 30, 6, generator=g, dtype=torch.float64) * 2 - 1
+    problem = Problem.of(rlhf.SoftmaxPolicy(theta), r, truth, lam, 1)
+    path = rlhf.gradient_flow(rlhf.SoftmaxPolicy(theta), r, lam, t_max=t_max, r_g=truth, points=41)
+    later = path.v_g.flip(0).cummax(0).values.flip(0)
+    for i in (0, 1, 5, 20):
+        at = rlhf.gradient_flow(rlhf.SoftmaxPolicy(theta), r, lam, t_max=max(float(path.t[i]), 1e-9), points=2).policy
+        assert (ceiling(problem, at.theta) >= later[i] - 1e-9).all()
+    assert (ceiling(problem, path.policy.theta) - path.v_g[-1]).median() < 0.02
+
+
+def test_the_ceiling_holds_where_the_truth_passes_its_limit():
+    """From p on, E r_G first rises above what it tends to."""
+    policy = rlhf.SoftmaxPolicy(torch.tensor([[0.6, 0.15, 0.25]], dtype=torch.float64).log())
+    r_rm, truth = torch.tensor([-1.0, 1.0, 0.8]), torch.tensor([0.0, -1.0, 1.0])
+    for lam in (0.0, 0.02):
+        top = rlhf.gradient_flow(policy, r_rm, lam, t_max=10.0, r_g=truth).v_g.max()
+        limit = rlhf.gradient_flow(policy, r_rm, lam, t_max=2000.0, r_g=truth, points=2).v_g[-1]
+        assert limit < 0 < top
+        assert ceiling(Problem.of(policy, r_rm, truth, lam, 1), policy.theta) >= top
 
 
 def test_prompts_share_the_time():

@@ -206,7 +206,7 @@ ONE = torch.ones(2)
     ("call", "message"),
     [
         (lambda: rlhf.reward_variance(torch.ones(3, 4)), "reward model is constant"),
-        (lambda: rlhf.within_share(torch.full((3, 4), 0.1)), "reward model is constant"),
+        (lambda: rlhf.within_share(torch.full((7, 11), 0.1, dtype=torch.float64)), "reward model is constant"),
         (lambda: rlhf.RewardNormalizer.fit(torch.tensor([[1.0, 1], [2, 2]]), within=True), "within prompts"),
         (lambda: rlhf.reward_variance(NAN), "NaN"),
         (lambda: rlhf.reward_variance(torch.ones(4)), "prompts, k"),
