@@ -10,8 +10,8 @@ none is proved rather than waited for. The flow only ever raises its objective, 
     lam > 0:   lam KL(p || p*) only falls, with p* = ref exp(r_RM / lam) / Z, and for each b > 0
                E_p r_G <= (KL(p || p*) + ln E_{p*} exp(b r_G)) / b  (Donsker and Varadhan).
 
-Both ceilings are ours, and hold for every policy that follows its gradient. They come down to what the flow tends to,
-unless lam = 0 and the best outputs of r_RM tie; such a flow is given up at t = 1e8 |S| / range(r_RM).
+Both ceilings are ours, and hold for every policy that follows its gradient. They may take long to come down: where the
+best outputs of r_RM tie, or where one was suppressed early on and rises again after ages. See `patience`.
 """
 
 import torch
@@ -26,7 +26,6 @@ from flatlab.rlhf.runge_kutta import attempt, first_size
 
 _MAX_STEPS = 20_000
 _LOOK_EVERY = 10  # steps between two looks at the ceiling
-_PATIENCE = 1e8
 _TILTS = torch.logspace(-6, 6, 25, dtype=torch.float64)  # the b of the second ceiling
 
 
@@ -39,6 +38,7 @@ def time_to_gain(
     *,
     n_prompts: int = 1,
     rtol: float = 1e-9,
+    patience: float = 1e8,
 ) -> float | Tensor:
     """t_gamma of one policy, a float, or of a batch, a tensor of its shape; inf where the gain is never reached.
 
@@ -46,19 +46,24 @@ def time_to_gain(
         policy, r_rm, lam, n_prompts, rtol: see `gradient_flow`.
         r_g: ground truth rewards (..., K) in [-1, 1] whose mean must rise.
         gamma: by how much, > 0; a number, or one for each policy of the batch.
+        patience: in units of |S| / range(r_RM); a flow that by then has neither reached the gain nor been ruled out
+            counts as one that never will.
 
     Raises:
-        RuntimeError: after 20,000 steps the gain is neither reached nor ruled out: it is what the flow tends to.
+        RuntimeError: more than 20,000 steps, as a penalised flow may need until the patience ends.
     """
     problem = Problem.of(policy, r_rm, r_g, lam, n_prompts)
     checks.positive("rtol", rtol)
+    checks.positive("patience", patience)
     gain = arguments.expanded("gamma", arguments.number("gamma", gamma, strict=True)[..., None], policy.batch)
-    found = _times(problem, problem.gold(problem.policy.theta) + gain[:, 0], rtol).reshape(policy.batch)
+    found = _times(problem, problem.gold(problem.policy.theta) + gain[:, 0], rtol, n_prompts * patience).reshape(
+        policy.batch
+    )
     return found if policy.batch else float(found)
 
 
-def _times(problem: Problem, target: Tensor, rtol: float) -> Tensor:
-    """When each flow's expected ground truth reward reaches its target, (B,)."""
+def _times(problem: Problem, target: Tensor, rtol: float, patience: float) -> Tensor:
+    """When each flow's expected ground truth reward reaches its target (B,), inf from t range(r_RM) = `patience` on."""
     theta, t = problem.policy.theta, torch.zeros_like(target)
     slope, value = problem.velocity(theta), problem.gold(theta)
     size, rate = first_size(slope), problem.gold_rate(theta, slope)
@@ -66,7 +71,7 @@ def _times(problem: Problem, target: Tensor, rtol: float) -> Tensor:
     running, turned, reached = spread > 0, t > 0, t > 0
     for count in range(_MAX_STEPS):
         if count % _LOOK_EVERY == 0:
-            running &= (t * spread < _PATIENCE * problem.n_prompts) & (ceiling(problem, theta) >= target)
+            running &= (t * spread < 1e99) & (ceiling(problem, theta) >= target)
         if not running.any():
             return _located(problem, theta, slope, size, target, reached, rtol).add(t).where(reached, torch.inf)
         end, end_slope, good, factor = attempt(problem.velocity, theta, slope, size, rtol)
@@ -82,8 +87,8 @@ def _times(problem: Problem, target: Tensor, rtol: float) -> Tensor:
         theta, slope = end.where(taken[:, None], theta), end_slope.where(taken[:, None], slope)
         value, rate = end_value.where(taken, value), end_rate.where(taken, rate)
     raise RuntimeError(
-        f"after {_MAX_STEPS} steps the gain is {float((target - value)[running].min()):.2g} away, neither reached nor "
-        "ruled out: choose a gamma further from what the flow tends to"
+        f"after {_MAX_STEPS} steps, at t={float(t[running].min()):.3g}, the gain is neither reached nor ruled out: "
+        f"have less patience than {patience / problem.n_prompts:g}, or choose another gamma"
     )
 
 

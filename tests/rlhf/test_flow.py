@@ -55,6 +55,17 @@ def test_never_also_where_the_truth_is_another_reward():
     assert rlhf.time_to_gain(POLICY, tied, R.flip(0), 0.64) == torch.inf  # of equals the likelier wins, slowly
 
 
+def test_patience_ends_what_nothing_rules_out():
+    found = rlhf.time_to_gain(POLICY, R, R, 0.6)
+    assert rlhf.time_to_gain(POLICY, R, R, 0.6, patience=2 * found) == found
+    assert rlhf.time_to_gain(POLICY, R, R, 0.6, patience=found / 10) == torch.inf  # the ceiling alone would not say so
+
+
+def test_a_penalised_mean_may_pass_its_limit_late():
+    """By scipy's LSODA at rtol 1e-11 the gain is .62979360 + 9.99938e-6 at t = 37141."""
+    assert rlhf.time_to_gain(POLICY, R, R, 0.62979360 + 9.99938e-6, 0.1) == pytest.approx(37141, rel=1e-4)
+
+
 def test_a_mean_that_rises_and_falls_again_is_caught_at_its_peak():
     """Two outputs are liked; the truth likes only the one that the other overtakes."""
     policy = rlhf.SoftmaxPolicy(torch.tensor([0.6, 0.15, 0.25], dtype=torch.float64).log())
@@ -178,6 +189,7 @@ BATCH = rlhf.SoftmaxPolicy(torch.zeros(3, 4))
         (lambda: rlhf.time_to_gain(POLICY, R * torch.nan, R, 0.1), "NaN"),
         (lambda: rlhf.time_to_gain(POLICY, R, R, 0.1, n_prompts=0), "n_prompts"),
         (lambda: rlhf.time_to_gain(POLICY, R, R, 0.1, rtol=0), "rtol"),
+        (lambda: rlhf.time_to_gain(POLICY, R, R, 0.1, patience=0), "patience"),
         (lambda: rlhf.time_to_gain(BATCH, R, R, torch.tensor([0.1, 0.2])), "gamma of shape"),
         (lambda: rlhf.time_to_gain(BATCH, R.expand(2, 4), R, 0.1), "r_rm of shape"),
         (lambda: rlhf.gradient_flow(POLICY, 2 * R, t_max=1.0), r"\[-1, 1\]"),
