@@ -73,7 +73,8 @@ def _times(problem: Problem, target: Tensor, rtol: float, patience: float) -> Te
         if count % _LOOK_EVERY == 0:
             running &= (t * spread < 1e99) & (ceiling(problem, theta) >= target)
         if not running.any():
-            return _located(problem, theta, slope, size, target, reached, rtol).add(t).where(reached, torch.inf)
+            found = t + _located(problem, theta, slope, size, target, reached, rtol)
+            return found.where(reached & (found * spread < patience), torch.inf)
         end, end_slope, good, factor = attempt(problem.velocity, theta, slope, size, rtol)
         end_value, end_rate = problem.gold(end), problem.gold_rate(end, end_slope)
         good &= running
