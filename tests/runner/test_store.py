@@ -1,10 +1,13 @@
 """Storing outputs: of exactly the notebook's cells, without the runner's traces, or not at all."""
 
 import base64
+import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from flatlab.runner import StudyError
 from flatlab.runner.store import store_outputs
@@ -61,3 +64,16 @@ def test_a_run_of_other_or_unfinished_cells_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="not executed"):
         store_outputs(own, write(tmp_path / "c.ipynb", [cell("1 + 1")]))
     assert own.read_text() == before
+
+
+def test_pictures_are_stored_with_a_palette(tmp_path: Path) -> None:
+    rng, file = np.random.default_rng(0), io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(file, "PNG")
+    drawn = {**result(1), "data": {"image/png": base64.b64encode(file.getvalue()).decode()}}
+    own = write(tmp_path / "a.ipynb", [cell("draw()")])
+    store_outputs(own, write(tmp_path / "ran.ipynb", [cell("draw()", 1, [drawn])]))
+    (output,) = json.loads(own.read_text())["cells"][0]["outputs"]
+    stored = base64.b64decode(output["data"]["image/png"])
+    with Image.open(io.BytesIO(stored)) as picture:
+        assert (picture.mode, picture.size) == ("P", (60, 40))
+    assert len(stored) < len(file.getvalue()) / 2
