@@ -13,7 +13,8 @@ LEGEND = {
     "as another processor's rounding can cause",
     "exploratory": "subset, measure or threshold were chosen on the same data, so that the claim suggests and does not "
     "confirm",
-    "could have seen": "the smallest distance from the threshold that this n decides in four of five runs",
+    "could have seen": "the smallest distance from the threshold that this n decides in four of five runs; where it is "
+    "larger than anything possible, nothing could have been seen",
     "family": "its verdicts hold together, by intervals at a higher level",
 }
 _COLOURS: dict[Verdict, str] = {
