@@ -9,7 +9,6 @@ from pathlib import Path
 from threading import Event as Flag
 from typing import Any
 
-from flatlab.claims.records import read_folder
 from flatlab.files import write_text
 from flatlab.names import PRESETS, nearest
 from flatlab.runner.execution import cores, keep, run_job
@@ -220,6 +219,8 @@ class _Batch:
 
 def _longest_first(jobs: list[Job]) -> list[Job]:
     """By the seconds of the last run here, else of the record, descending; unknown ones first, as they may be long."""
+
+    from flatlab.claims.records import read_folder  # needs numpy, which listing notebooks does not
 
     def seconds(job: Job) -> float:
         record = read_record(job.folder, job.name)
