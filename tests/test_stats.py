@@ -680,6 +680,11 @@ def test_fragile_at_the_ends():
     assert not stats.fragile(stats.exact(0.0, n=2), within(0, 0))
     assert not stats.fragile(Estimate(0.0, -0.5, 0.5, 5), within(-1, 1))
     assert stats.fragile(Estimate(0.0, -0.95, 0.95, 5), within(-1, 1))
+    clean, broken = np.zeros(40), np.array([0.0] * 38 + [1.0, 1.0])
+    assert not stats.fragile(stats.clean_trials(clean), never(0.1))
+    assert stats.fragile(stats.clean_trials(clean), never(0.05))  # undecided
+    assert stats.fragile(stats.clean_trials(broken[:-1]), never(0.1))  # by one trial
+    assert not stats.fragile(stats.clean_trials(broken), never(0.1))
     assert not stats.fragile(Estimate(-0.5, -1.0, 0.0, 4), less(0))  # reaches 0 by a test of four units
     assert stats.fragile(Estimate(-0.5, -1.0, 0.01, 4), less(0))
     assert stats.fragile(stats.paired_difference([5.0, 5.1], [0, 0]), greater(0))  # one pair has no interval

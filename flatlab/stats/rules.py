@@ -113,12 +113,13 @@ def fragile(estimate: Estimate | None, rule: Rule) -> bool:
 
     It does if it would be another one without one of the units, or with the interval moved either way by `LAST_DIGITS`
     of its width, as another processor's rounding may move it. A decided verdict hangs on a unit without which there is
-    no interval, too.
+    no interval, too. What must never happen hangs by a hair while it is refuted by one trial, or undecided: the next
+    trial, or a network trained by other rounding, may be the one that fails.
     """
-    if estimate is None or estimate.low is None or estimate.high is None:
+    if estimate is None or estimate.low is None or estimate.high is None or estimate.kind == "exact":
         return False
-    if estimate.kind == "exact" or rule.kind == "never":
-        return False
+    if rule.kind == "never":
+        return verdict(estimate, rule) == "inconclusive" or round(estimate.value * estimate.n) == 1
     own, shift = verdict(estimate, rule), LAST_DIGITS * (estimate.high - estimate.low)
     if estimate.source is not None and estimate.without is None and own != "inconclusive":
         return True
