@@ -5,169 +5,183 @@ by their logarithms, and the work of a training step by the slope of the logarit
 number of classes: counted, since times depend on the machine and on what else it does. "Verified" names its method.
 """
 
+from functools import partial
+
 from flatlab.claims import Change, Claim
 from flatlab.stats import greater, less, never, within
 
-_RANDOM = "other random weights and inputs of these networks"
-_DIGITS = "networks trained from other seeds, and other digits like the test images"
-_FEW = "other seeds, each with images of its own to train on; these test images"
-_SHOTS = "other seeds, each with images of its own to train on, and other digits like the test images"
-_TALK = "other made-up languages, each with sentences and a transformer of its own"
-_TRIALS, _CROSSED = "random trials", "seeds x images"
+_trials = partial(
+    Claim,
+    unit="share of trials",
+    units="random trials",
+    population="other random weights and inputs of these networks",
+    source="ours",
+)
+_errors = partial(
+    Claim,
+    unit="fraction",
+    units="seeds x images",
+    population="networks trained from other seeds, and other digits like the test images",
+)
+_nets = partial(
+    Claim, unit="share of networks", units="networks", population="other networks trained in these ways", source="ours"
+)
+_work = partial(
+    Claim,
+    unit="exponent",
+    units="numbers of classes",
+    population="this network and these numbers of classes; operations are counted and do not vary",
+    exploratory="operations were put in place of times after a run",
+)
+_balls = partial(
+    Claim,
+    unit="nats",
+    units="seeds",
+    population="other seeds, each with images of its own to train on; these test images",
+    where="section on flatness",
+)
+_shots = partial(
+    Claim,
+    unit="fraction",
+    units="seeds x images",
+    population="other seeds, each with images of its own to train on, and other digits like the test images",
+)
+_talk = partial(
+    Claim,
+    unit="fraction",
+    units="seeds",
+    population="other made-up languages, each with sentences and a transformer of its own",
+)
 
 CLAIMS = (
-    Claim(
+    _trials(
         "C1.1", "No attacked or sampled output leaves its certified interval, on any kind of network.", never(0.1),
-        unit="share of trials", units=_TRIALS, population=_RANDOM,
+        source="paper",
     ),
-    Claim(
+    _trials(
         "C1.2", "No attacked output leaves its interval over L1, L2 or L0 balls, clipped ones, boxes or synonyms.",
-        never(0.1), source="ours", unit="share of trials", units=_TRIALS,
-        population="other random weights and inputs of a transformer, with sets of these kinds",
+        never(0.1), population="other random weights and inputs of a transformer, with sets of these kinds",
     ),
     Claim(
         "C2.1", "CROWN's intervals are narrower than those of CROWN-IBP, on average over the outputs.", less(0),
         where="method", unit="log ratio", units="architectures",
         population="other architectures of such layers, with random weights",
     ),
-    Claim(
+    _trials(
         "C2.2", "A check of the code: no interval of CROWN-IBP sticks out of that of IBP, which it is cut with.",
-        never(0.1), source="ours", unit="share of trials", units=_TRIALS, population=_RANDOM,
+        never(0.1),
     ),
-    Claim(
-        "C2.3", "A check of the code: no interval of alpha-CROWN sticks out of that of CROWN, where its search begins.",
-        never(0.1), source="ours", unit="share of trials", units=_TRIALS, population=_RANDOM,
+    _trials(
+        "C2.3", "A check of the code: no interval of alpha-CROWN sticks out of that of CROWN, where its search "
+        "begins.", never(0.1),
     ),
-    Claim(
+    _trials(
         "C2.4", "On networks with random weights CROWN's interval of no output sticks out of that of CROWN-IBP.",
-        never(0.1), source="ours", unit="share of trials", units=_TRIALS, population=_RANDOM,
+        never(0.1),
     ),
-    Claim(
-        "C2.5", "On trained networks CROWN verifies every image that CROWN-IBP verifies.", never(0.1), source="ours",
-        unit="share of networks", units="networks", population="other networks trained in these ways",
-    ),
-    Claim(
+    _nets("C2.5", "On trained networks CROWN verifies every image that CROWN-IBP verifies.", never(0.1)),
+    _work(
         "C3.1", "The operations of a training step with loss fusion grow with the number of classes by a power below "
-        "0.3.", less(0.3), unit="exponent", units="numbers of classes",
-        population="this network and these numbers of classes; operations are counted and do not vary",
-        exploratory="operations were put in place of times after a run",
+        "0.3.", less(0.3),
     ),
-    Claim(
+    _work(
         "C3.2", "The operations of a training step without loss fusion grow with the number of classes by a power "
-        "above 0.6.", greater(0.6), where="implied", unit="exponent", units="numbers of classes",
-        population="this network and these numbers of classes; operations are counted and do not vary",
-        exploratory="operations were put in place of times after a run",
+        "above 0.6.", greater(0.6), where="implied",
     ),
-    Claim(
+    _errors(
         "C4.1", "Fused and unfused training give the same error as verified by IBP, to three points.",
-        within(-0.03, 0.03), unit="fraction", units=_CROSSED, population=_DIGITS,
+        within(-0.03, 0.03),
     ),
-    Claim(
+    _errors(
         "C4.2", "The unfused bound is the tighter one: networks trained on it have a lower error as verified by "
-        "CROWN-IBP.", less(0), source="ours", unit="fraction", units=_CROSSED, population=_DIGITS,
+        "CROWN-IBP.", less(0), source="ours",
     ),
-    Claim(
+    _errors(
         "C5.1", "CROWN-IBP training with fusion reaches a lower error than IBP training, as verified by the better of "
-        "IBP and CROWN-IBP.", less(0), unit="fraction", units=_CROSSED, population=_DIGITS,
+        "IBP and CROWN-IBP.", less(0),
     ),
-    Claim(
+    _errors(
         "C5.2", "IBP and fused CROWN-IBP training both reach an error at least 30 points below that of adversarial "
         "training, as verified by the best of IBP, CROWN-IBP, CROWN and alpha-CROWN.", less(-0.3), where="implied",
-        unit="fraction", units=_CROSSED, population=_DIGITS,
     ),
-    Claim(
-        "C5.3", "No image that IBP, CROWN-IBP or CROWN verifies is broken by an attack.", never(0.1), source="ours",
-        unit="share of networks", units="networks", population="other networks trained in these ways",
-    ),
-    Claim(
+    _nets("C5.3", "No image that IBP, CROWN-IBP or CROWN verifies is broken by an attack.", never(0.1)),
+    _errors(
         "C5.4", "At half of the radius, CROWN verifies at least 50 points more of adversarially trained networks than "
-        "the better of IBP and CROWN-IBP.", greater(0.5), source="ours", unit="fraction", units=_CROSSED,
-        population=_DIGITS,
+        "the better of IBP and CROWN-IBP.", greater(0.5), source="ours",
     ),
-    Claim(
+    _errors(
         "C5.5", "At half of the radius, adversarial training has the same error as fused training to ten points, as "
-        "verified by the best of IBP, CROWN-IBP and CROWN.", within(-0.1, 0.1), source="ours", unit="fraction",
-        units=_CROSSED, population=_DIGITS,
+        "verified by the best of IBP, CROWN-IBP and CROWN.", within(-0.1, 0.1), source="ours",
     ),
     Claim(
-        "C6", "Certified training scales to Tiny ImageNet and to 64x64 ImageNet: its error as verified by IBP is below "
-        "95 percent.", less(0.95), unit="fraction", units="seeds", population="other seeds, on these test images",
+        "C6", "Certified training scales to Tiny ImageNet and to 64x64 ImageNet: its error as verified by IBP is "
+        "below 95 percent.", less(0.95), unit="fraction", units="seeds", population="other seeds, on these test images",
         note="needs those images, and the gpu or full preset",
     ),
-    Claim(
+    _balls(
         "C7.1", "Training on bounds over a ball of weights lowers the certified loss in that ball, against ordinary "
-        "training.", less(0), where="section on flatness", family="C7", unit="nats", units="seeds", population=_FEW,
+        "training.", less(0), family="C7",
     ),
-    Claim(
+    _balls(
         "C7.2", "At the same training loss, attacks in the ball raise the loss of a network trained on bounds less "
-        "than that of an ordinarily trained one.", less(0), where="section on flatness", family="C7", unit="nats",
-        units="seeds", population=_FEW,
+        "than that of an ordinarily trained one.", less(0), family="C7",
     ),
-    Claim(
+    _balls(
         "C7.3", "At the same training loss, attacks in the ball raise the loss of a network trained on bounds less "
-        "than that of one trained by sharpness-aware minimization.", less(0), source="ours", unit="nats",
-        units="seeds", population=_FEW,
+        "than that of one trained by sharpness-aware minimization.", less(0), source="ours", where="abstract",
     ),
-    Claim(
+    _shots(
         "C7.4", "At the end of training on few images, a network trained on bounds is more accurate on test images "
-        "than an ordinarily trained one.", greater(0), where="section on flatness", unit="fraction", units=_CROSSED,
-        population=_SHOTS,
+        "than an ordinarily trained one.", greater(0), where="section on flatness",
     ),
-    Claim(
-        "C7.5", "No attack on the weights exceeds the certificate.", never(0.1), source="ours",
-        unit="share of networks", units="networks", population="other networks trained in these ways on few images",
+    _nets(
+        "C7.5", "No attack on the weights exceeds the certificate.", never(0.1),
+        population="other networks trained in these ways on few images",
     ),
-    Claim(
+    _shots(
         "C7.6", "Rounding the weights to three bits costs a network trained on bounds less accuracy than an "
-        "ordinarily trained one.", less(0), unit="fraction", units=_CROSSED, population=_SHOTS,
+        "ordinarily trained one.", less(0),
         exploratory="three bits were put in place of four after a run, with the same test images",
     ),
-    Claim(
+    _balls(
         "C7.7", "At the end of training, attacks in the ball raise the loss of a network trained on bounds less than "
-        "that of an ordinarily trained one.", less(0), where="section on flatness", unit="nats", units="seeds",
-        population=_FEW, note="training losses differ",
+        "that of an ordinarily trained one.", less(0), note="training losses differ",
     ),
-    Claim(
+    _shots(
         "C7.8", "At the same training loss, a network trained on bounds with few images is more accurate on test "
-        "images than an ordinarily trained one.", greater(0), source="ours", unit="fraction", units=_CROSSED,
-        population=_SHOTS,
+        "images than an ordinarily trained one.", greater(0), source="ours",
     ),
-    Claim(
+    _talk(
         "C8.1", "Against synonyms, training on CROWN-IBP gives transformers of which more is verified, by the best of "
-        "IBP, CROWN-IBP and CROWN, than training on IBP.", greater(0), unit="fraction", units="seeds",
-        population=_TALK,
+        "IBP, CROWN-IBP and CROWN, than training on IBP.", greater(0),
     ),
-    Claim(
+    _talk(
         "C8.2", "Of an ordinarily trained transformer CROWN verifies more sentences against synonyms than IBP.",
-        greater(0), where="implied", unit="fraction", units="seeds", population=_TALK,
+        greater(0), where="implied",
     ),
-    Claim(
+    _trials(
         "C9", "The bound of a linear function over synonyms equals the best of all substitutions.", never(0.1),
-        where="theorem", unit="share of trials", units=_TRIALS,
-        population="other languages, sentences and linear functions",
+        source="paper", where="theorem", population="other languages, sentences and linear functions",
     ),
-    Claim(
-        "C10", "Each affine bound is attained at a point of its set.", never(0.1), where="method",
-        unit="share of trials", units=_TRIALS, population="other points and linear functions, with sets of these kinds",
+    _trials(
+        "C10", "Each affine bound is attained at a point of its set.", never(0.1), source="paper", where="method",
+        population="other points and linear functions, with sets of these kinds",
     ),
-    Claim(
-        "C11", "Gradients of the bounds in the weights agree with finite differences.", never(0.1),
-        unit="share of trials", units=_TRIALS, population="other random weights, inputs and directions",
+    _trials(
+        "C11", "Gradients of the bounds in the weights agree with finite differences.", never(0.1), source="paper",
+        population="other random weights, inputs and directions",
     ),
-    Claim(
+    _errors(
         "C12.1", "Certified training lowers the error of a DenseNet and of a ResNeXt by at least 20 points against "
-        "ordinary training, as verified by the better of IBP and CROWN-IBP.", less(-0.2), unit="fraction",
-        units=_CROSSED, population=_DIGITS,
+        "ordinary training, as verified by the better of IBP and CROWN-IBP.", less(-0.2),
     ),
-    Claim(
+    _talk(
         "C12.2", "Certified training lowers a transformer's error against synonyms by at least 20 points against "
-        "ordinary training, as verified by the better of IBP and CROWN-IBP.", less(-0.2), unit="fraction",
-        units="seeds", population=_TALK,
+        "ordinary training, as verified by the better of IBP and CROWN-IBP.", less(-0.2),
     ),
-    Claim(
+    _talk(
         "C12.3", "Certified training lowers a transformer's error against synonyms against ordinary training, as "
-        "verified by the best of IBP, CROWN-IBP and CROWN.", less(0), source="ours", unit="fraction", units="seeds",
-        population=_TALK,
+        "verified by the best of IBP, CROWN-IBP and CROWN.", less(0), source="ours",
     ),
 )  # fmt: skip
 
