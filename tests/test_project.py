@@ -267,7 +267,7 @@ def test_changed_rooms_lead_to_their_tests(tmp_path):
         "tests/data/test_text.py",
         "flatlab/gone/x.py",
     ]
-    expected = ["tests/test_stats.py", "tests/optim", "tests/test_plots.py", "tests/data/test_text.py"]
+    expected = ["tests/stats", "tests/optim", "tests/test_plots.py", "tests/data/test_text.py"]
     assert module.paths_for(files, ROOT) == expected
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run([*git[:3], "init", "-q"], check=True)

@@ -6,7 +6,7 @@ that a verdict can never disagree with the numbers beside it, and `recompute` ma
 NaN and infinity are errors everywhere, unless the caller says what a run that diverged counts as.
 """
 
-from flatlab.stats.compound import holm, judged, largest, smallest
+from flatlab.stats.compound import holm, hull, judged, largest, smallest
 from flatlab.stats.estimate import Estimate, recompute
 from flatlab.stats.paired import (
     crossed_difference,
@@ -45,6 +45,7 @@ __all__ = [
     "fragile",
     "greater",
     "holm",
+    "hull",
     "judged",
     "largest",
     "less",

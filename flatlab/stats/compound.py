@@ -14,7 +14,7 @@ from flatlab.stats.rules import Rule, p_value
 
 
 @analysis_of_parts
-def smallest(parts: Sequence[Estimate], *, level: float = 0.95, without: bool = True) -> Estimate:
+def smallest(parts: Sequence[Estimate], *, level: float | None = None, without: bool = True) -> Estimate:
     """The smallest of several quantities, for claims that all of them exceed a threshold ("A > B > C").
 
     The low end is the smallest low end at `level`: if it exceeds the threshold, then each quantity does, and no
@@ -23,16 +23,30 @@ def smallest(parts: Sequence[Estimate], *, level: float = 0.95, without: bool = 
 
     Args:
         parts: estimates of the quantities; n is their smallest.
-        level: of the interval of the smallest.
+        level: of the interval of the smallest; None takes that of the parts.
         without: whether to make the intervals without each unit.
     """
     return _extreme(parts, level, without, smallest_wanted=True)
 
 
 @analysis_of_parts
-def largest(parts: Sequence[Estimate], *, level: float = 0.95, without: bool = True) -> Estimate:
+def largest(parts: Sequence[Estimate], *, level: float | None = None, without: bool = True) -> Estimate:
     """The largest of several quantities, for claims that all of them stay below a threshold; see `smallest`."""
     return _extreme(parts, level, without, smallest_wanted=False)
+
+
+@analysis_of_parts
+def hull(parts: Sequence[Estimate], *, level: float | None = None, without: bool = True) -> Estimate:
+    """The interval from the lowest to the highest end of several, for claims that all lie within two thresholds.
+
+    If it lies within them, each quantity does, and no adjustment is needed; it is seldom short enough to refute. The
+    value is the one that is farthest from 0. Arguments as of `smallest`.
+    """
+    low, high = smallest(parts, level=level, without=without), largest(parts, level=level, without=without)
+    value = max((low.value, high.value), key=abs)
+    ends = None if low.without is None or high.without is None else (*low.without[:2], *high.without[2:])
+    kind = low.kind.replace("smallest", "farthest", 1)
+    return Estimate(value, low.low, high.high, low.n, kind=kind, level=low.level, without=ends)
 
 
 def judged(estimates: Mapping[str, tuple[Estimate, Rule]], *, level: float = 0.95) -> dict[str, Estimate]:
@@ -47,19 +61,16 @@ def judged(estimates: Mapping[str, tuple[Estimate, Rule]], *, level: float = 0.9
         level: at which the verdicts hold together; an estimate of another level, as of two one-sided tests, keeps its
             own in this one's place.
     """
-    raw = {name: p_value(estimate, rule) for name, (estimate, rule) in estimates.items()}
-    tested = [name for name, p in raw.items() if p is not None]
-    known = [p for p in raw.values() if p is not None]
-    adjusted, steps = dict(zip(tested, holm(known), strict=True)), dict(zip(tested, _steps(known), strict=True))
-    alpha, result = 1 - level, {}
+    tested = {name: p for name, pair in estimates.items() if (p := p_value(*pair)) is not None}
+    adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
+    rising, alpha, result = sorted(tested, key=tested.__getitem__), 1 - level, dict[str, Estimate]()
     for name, (estimate, _) in estimates.items():
-        if name not in adjusted or estimate.level is None:
-            result[name] = estimate
-            continue
-        decided_by_step = adjusted[name] <= alpha < known[tested.index(name)] * len(tested)
-        share = steps[name] if decided_by_step else len(tested)
-        made = estimate if share == 1 else estimate.at(1 - (1 - estimate.level) / share)
-        result[name] = replace(made, p=adjusted[name])
+        result[name] = estimate
+        if name in tested and estimate.level is not None:
+            decided_by_step = adjusted[name] <= alpha < len(tested) * tested[name]
+            share = len(tested) - rising.index(name) if decided_by_step else len(tested)
+            made = estimate if share == 1 else estimate.at(1 - (1 - estimate.level) / share)
+            result[name] = replace(made, p=adjusted[name])
     return result
 
 
@@ -74,15 +85,10 @@ def holm(p: ArrayLike) -> list[float]:
     return adjusted.tolist()
 
 
-def _steps(p: Sequence[float]) -> list[int]:
-    """By how much Holm's method multiplies each p-value."""
-    ranks = np.argsort(np.argsort(p, kind="stable"), kind="stable")
-    return [len(p) - int(rank) for rank in ranks]
-
-
-def _extreme(parts: Sequence[Estimate], level: float, without: bool, *, smallest_wanted: bool) -> Estimate:
+def _extreme(parts: Sequence[Estimate], level: float | None, without: bool, *, smallest_wanted: bool) -> Estimate:
     if not parts:
         raise ValueError("no estimates to choose from: name at least one")
+    level = max(part.level or 0.95 for part in parts) if level is None else level
     pick = min if smallest_wanted else max
     single = [part.at(level, without=without) for part in parts]
     joint = [part.at(1 - (1 - level) / len(parts), without=without) for part in parts]
@@ -101,5 +107,6 @@ def _extreme(parts: Sequence[Estimate], level: float, without: bool, *, smallest
         pick(high) if known else None,
         min(e.n for e in single),
         kind=kind,
+        level=level,
         without=ends,
     )

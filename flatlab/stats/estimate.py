@@ -142,10 +142,11 @@ def analysis_of_parts(function: Function) -> Function:
     """Mark a function of other estimates (`parts`, `level`), whose source holds theirs."""
 
     @functools.wraps(function)
-    def marked(parts: Sequence[Any], *, level: float = 0.95, without: bool = True) -> Estimate:
+    def marked(parts: Sequence[Any], *, level: float | None = None, without: bool = True) -> Estimate:
         estimates = [part if isinstance(part, Estimate) else recompute(part, without=False) for part in parts]
-        made = replace(function(estimates, level=level, without=without), level=level)
-        return replace(made, source={"by": function.__name__, "level": level, "parts": [e.source for e in estimates]})
+        made = function(estimates, level=level, without=without)
+        sources = [e.source for e in estimates]
+        return replace(made, source={"by": function.__name__, "level": made.level, "parts": sources})
 
     _ANALYSES[function.__name__] = marked
     return cast(Function, marked)
