@@ -9,6 +9,7 @@ NaN and infinity are errors everywhere, unless the caller says what a run that d
 from flatlab.stats.compound import holm, hull, judged, largest, smallest
 from flatlab.stats.estimate import Estimate, recompute
 from flatlab.stats.paired import (
+    crossed_columns,
     crossed_difference,
     equivalence,
     mean,
@@ -38,6 +39,7 @@ __all__ = [
     "Rule",
     "Verdict",
     "clean_trials",
+    "crossed_columns",
     "crossed_difference",
     "detectable",
     "equivalence",

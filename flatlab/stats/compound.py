@@ -40,7 +40,7 @@ def hull(parts: Sequence[Estimate], *, level: float | None = None, without: bool
     """The interval from the lowest to the highest end of several, for claims that all lie within two thresholds.
 
     If it lies within them, each quantity does, and no adjustment is needed; it is seldom short enough to refute. The
-    value is the one that is farthest from 0. Arguments as of `smallest`.
+    value is the one that is farthest from 0. The arguments are those of `smallest`.
     """
     low, high = smallest(parts, level=level, without=without), largest(parts, level=level, without=without)
     value = max((low.value, high.value), key=abs)

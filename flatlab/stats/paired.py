@@ -19,7 +19,7 @@ effects); Satterthwaite 1946 (degrees of freedom).
 """
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -140,6 +140,30 @@ def paired_columns(
     parts = [table] if by is None else [part for _, part in table.groupby(by)]
     made = [paired_difference(part[a], part[b], worst=worst, support=support) for part in parts]
     return made[0] if by is None else pick(made)
+
+
+def crossed_columns(
+    table: Mapping[str, ArrayLike],
+    a: str,
+    b: str,
+    *,
+    make: Callable[[ArrayLike, ArrayLike], Estimate] = crossed_difference,
+) -> Estimate | None:
+    """`crossed_difference` of two entries of a table, on the seeds that both have: the first ones.
+
+    Args:
+        table: name -> (S, N), seeds in the same order; S may differ.
+        a, b: the entries.
+        make: `crossed_difference` or `equivalence`.
+
+    Returns:
+        The estimate, or None if an entry is absent, as where a preset leaves a method out.
+    """
+    if a not in table or b not in table:
+        return None
+    first, second = np.asarray(table[a]), np.asarray(table[b])
+    shared = min(len(first), len(second))
+    return make(first[:shared], second[:shared])
 
 
 def _mean(values: Array, level: float, support: Support, kind: str) -> Estimate:

@@ -216,3 +216,10 @@ def test_columns_are_judged_level_by_level(pick):
     table = pd.DataFrame({"a": [1.0, 2.0, 3.5, 5.0, 7.0, 9.5], "b": 0.0}, index=index)
     parts = [stats.paired_difference(table.loc[task, "a"], table.loc[task, "b"]) for task in ("easy", "hard")]
     assert stats.paired_columns(table, "a", "b", by="task", pick=pick) == pick(parts)
+
+
+def test_entries_are_crossed_on_the_seeds_that_both_have():
+    table = {"a": HITS[0], "b": HITS[1][:4]}
+    assert stats.crossed_columns(table, "a", "b") == stats.crossed_difference(HITS[0][:4], HITS[1][:4])
+    assert stats.crossed_columns(table, "b", "a", make=stats.equivalence).level == 0.9
+    assert stats.crossed_columns(table, "a", "absent") is None

@@ -4,10 +4,14 @@ Learning rates were chosen on validation data with the tuning seeds (`tune=True`
 test data or on the seeds that are reported. Each grid grew until its best value was inside.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import torch
+
+from flatlab import optim
 from flatlab.train import Recipe, crop_flip
 
 
@@ -93,6 +97,15 @@ class CriticalMomenta:
     def method(self, name: str) -> Method:
         """The method with this label."""
         return METHODS[name]
+
+    def factory(self, name: str) -> Callable[..., torch.optim.Optimizer]:
+        """Makes the optimizer of the method with this label, called as factory(params, lr=...)."""
+        method = METHODS[name]
+        return partial(optim.info(method.optimizer).factory, **method.options)
+
+    def learning_rates(self, task: str, names: Iterable[str]) -> dict[str, dict[str, float]]:
+        """What `tuned` has for these methods on a task, as options: method -> {"lr": ...}."""
+        return {name: {"lr": self.tuned[task][name]} for name in names}
 
 
 _METHODS = (

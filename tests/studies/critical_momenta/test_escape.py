@@ -1,11 +1,13 @@
 """Escape from sharp basins: the grid against single descents, and the rates read off it."""
 
+import dataclasses
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
-from flatlab import test_functions, train
+from flatlab import studies, test_functions, train
 from flatlab.optim import AdamCM, theory
 from flatlab.studies.critical_momenta import escape
 from flatlab.studies.critical_momenta.settings import METHODS
@@ -43,3 +45,25 @@ def test_the_prediction_falls_with_the_root_of_the_sharpness() -> None:
     assert [escape.predicted_rate(METHODS[name], 100.0) for name in ("sam", "cg", "cm99")] == [None] * 3
     with pytest.raises(ValueError, match="sharpness"):
         escape.predicted_rate(METHODS["cm"], 0.0)
+
+
+def test_a_grid_of_methods_is_compared_start_by_start() -> None:
+    cfg = dataclasses.replace(studies.resolve("critical_momenta", "quick"), starts=8, toy_steps=60)
+    escapes = escape.Escapes.run(cfg, ("adam", "cm_corrected", "cg"))
+    left = escapes.left["adam"]
+    assert left.shape == (8, len(cfg.rates), len(cfg.sharpness))
+    assert torch.equal(left, escape.leave(cfg, "adam", cfg.rates, 8, cfg.seeds[0]))
+    more = escapes.more("cm_corrected", "adam")
+    assert more.value == pytest.approx(float((escapes.left["cm_corrected"] - left).mean()))
+    last = cfg.rates[-1]
+    expected = float(escapes.left["cm_corrected"][:, -1].mean() - left[:, -2].mean())
+    assert escapes.more_at("cm_corrected", last, "adam", cfg.rates[-2]).value == pytest.approx(expected)
+    assert escapes.trend("cm_corrected").n == 8
+    first = escape.first_rates(left.bool(), cfg.rates).mean()
+    predicted = np.log10([escape.predicted_rate(cfg.method("adam"), s) for s in cfg.sharpness]).mean()
+    assert escapes.off_by("adam").value == pytest.approx(float(first) - predicted)
+    assert escapes.predicted("cg") is None
+    with pytest.raises(ValueError, match="nothing predicts"):
+        escapes.off_by("cg")
+    (missed,) = escape.escape_score(cfg)("adam", {"lr": last}, (1,))
+    assert missed == pytest.approx(1 - float(escape.leave(cfg, "adam", (last,), 128, 1).mean()))
