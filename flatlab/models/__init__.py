@@ -10,6 +10,7 @@ from flatlab.models.char_gpt import CharGPT, char_gpt
 from flatlab.models.char_lstm import CharLSTM, char_lstm
 from flatlab.models.cnn7 import cnn7
 from flatlab.models.densenet import densenet
+from flatlab.models.language import LanguageModel, response_logps, sample
 from flatlab.models.layers import CentreNorm, MapLogits, Normalize
 from flatlab.models.mlp import mlp
 from flatlab.models.registry import available, build
@@ -27,6 +28,7 @@ __all__ = [
     "CentreNorm",
     "CharGPT",
     "CharLSTM",
+    "LanguageModel",
     "MapLogits",
     "Normalize",
     "SentenceModel",
@@ -43,7 +45,9 @@ __all__ = [
     "mlp",
     "preact_resnet18",
     "resnext",
+    "response_logps",
     "round_weights",
+    "sample",
     "small_cnn",
     "stack_models",
     "stackable",

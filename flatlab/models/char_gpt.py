@@ -15,6 +15,26 @@ from torch import Tensor, nn
 from flatlab import checks
 
 
+class KVCache:
+    """The keys and values of what a network has read, layer by layer: what follows need not read it again."""
+
+    def __init__(self, layers: int) -> None:
+        self._pairs: list[tuple[Tensor, Tensor] | None] = [None] * layers
+
+    @property
+    def length(self) -> int:
+        """Characters read so far."""
+        return 0 if self._pairs[-1] is None else self._pairs[-1][0].shape[-2]
+
+    def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """All keys and values of a layer, with those of the newest characters, (..., T, width of a head)."""
+        before = self._pairs[layer]
+        if before is not None:
+            key, value = torch.cat([before[0], key], -2), torch.cat([before[1], value], -2)
+        self._pairs[layer] = (key, value)
+        return key, value
+
+
 class CharGPT(nn.Module):
     """Codes (N, T) int64 with T <= context -> logits (N, T, symbols) of the character after each.
 
@@ -28,11 +48,12 @@ class CharGPT(nn.Module):
 
     def __init__(self, symbols: int, *, width: int = 64, layers: int = 2, heads: int = 4, context: int = 64) -> None:
         super().__init__()
-        checks.at_least("symbols", symbols, 2)
+        self.symbols = checks.at_least("symbols", symbols, 2)
         checks.at_least("layers", layers, 1)
         self.context = checks.at_least("context", context, 1)
         if checks.at_least("width", width, 1) % checks.at_least("heads", heads, 1):
             raise ValueError(f"width must be a multiple of heads, got width={width} and heads={heads}")
+        self.width = width
         self.embedding = nn.Embedding(symbols, width)
         self.position = nn.Embedding(context, width)
         self.blocks = nn.Sequential(*[_Block(width, heads) for _ in range(layers)])
@@ -49,11 +70,43 @@ class CharGPT(nn.Module):
                 nn.init.normal_(last.weight, std=0.02 / math.sqrt(2 * layers))
 
     def forward(self, x: Tensor) -> Tensor:
-        length = x.shape[1]
-        if length > self.context:
-            raise ValueError(f"a window of {length} characters is longer than context={self.context}; cut it shorter")
-        hidden = self.embedding(x) + self.position.weight[:length]
-        return self.head(self.norm(self.blocks(hidden)))
+        return self.head(self.hidden(x))
+
+    def cache(self) -> KVCache:
+        """An empty cache for `hidden`."""
+        return KVCache(len(self.blocks))
+
+    def hidden(self, x: Tensor, *, starts: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """The normalised hidden states (N, T, width) of codes (N, T): what `head` turns into logits.
+
+        Args:
+            x: codes; with a cache, those that follow what it has read.
+            starts: (N,) where each row begins: whatever stands before is padding, which nothing attends to, and
+                positions count from there.
+            cache: of what came before; it then holds these codes as well.
+
+        Raises:
+            ValueError: a window longer than the context.
+        """
+        read, past = x.shape[-1], cache.length if cache else 0
+        if past + read > self.context:
+            raise ValueError(
+                f"a window of {past + read} characters is longer than context={self.context}; cut it shorter"
+            )
+        at = torch.arange(past, past + read, device=x.device)
+        if starts is None:
+            hidden = self.embedding(x) + self.position.weight[past : past + read]
+        else:
+            hidden = self.embedding(x) + self.position((at - starts[:, None]).clamp(min=0))
+        unseen = None
+        if read > 1 or starts is not None:
+            key, query = torch.arange(past + read, device=x.device), at[:, None]
+            unseen = key > query
+            if starts is not None:  # padding sees itself, so that no row of weights is empty
+                unseen = (unseen | (key < starts[:, None, None]) & (key != query)).unsqueeze(1)
+        for layer, block in enumerate(self.blocks):
+            hidden = block(hidden, unseen, cache, layer)
+        return self.norm(hidden)
 
 
 class _Block(nn.Module):
@@ -66,16 +119,19 @@ class _Block(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        hidden = hidden + self.out(self._attend(self.norm1(hidden)))
+    def forward(
+        self, hidden: Tensor, unseen: Tensor | None = None, cache: KVCache | None = None, layer: int = 0
+    ) -> Tensor:
+        hidden = hidden + self.out(self._attend(self.norm1(hidden), unseen, cache, layer))
         return hidden + self.down(nn.functional.gelu(self.up(self.norm2(hidden))))
 
-    def _attend(self, hidden: Tensor) -> Tensor:
+    def _attend(self, hidden: Tensor, unseen: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
         n, length, width = hidden.shape
         query, key, value = self.qkv(hidden).view(n, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        if cache is not None:
+            key, value = cache.extend(layer, key, value)
         scores = query @ key.transpose(2, 3) / math.sqrt(width // self.heads)
-        future = torch.ones(length, length, dtype=torch.bool, device=hidden.device).triu(1)
-        weights = scores.masked_fill(future, -math.inf).softmax(3)
+        weights = (scores if unseen is None else scores.masked_fill(unseen, -math.inf)).softmax(3)
         return (weights @ value).transpose(1, 2).reshape(n, length, width)
 
 
