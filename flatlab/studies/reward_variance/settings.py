@@ -97,4 +97,79 @@ class RewardVariance:
 
 
 CPU = RewardVariance(seeds=(0, 1, 2))
-QUICK = RewardVariance(seeds=(0, 1, 2))
+
+QUICK = RewardVariance(
+    seeds=(0, 1, 2),
+    instances=500,
+    flows=20,
+    windows=9600,
+    pairs=600,
+    scored=64,
+    judged=48,
+    off_pairs=300,
+    steps=12,
+    looks=(6, 12),
+    runs={("rloo", "sgd"): TEACHERS, ("grpo", "sgd"): ("gold", "gold + 3b", "0%", "100%", "shrunk")},
+    score_batches=2,
+)
+"""Stored in the notebook."""
+
+REAL = RewardVariance(
+    seeds=tuple(range(10)),
+    text="tiny_shakespeare",
+    policies={
+        "wide": {"width": 48, "layers": 2, "heads": 4},
+        "narrow": {"width": 32, "layers": 1, "heads": 4},
+    },
+    judged=128,
+    processes=2,
+)
+
+GPU = RewardVariance(
+    seeds=(0, 1, 2),
+    text="tiny_shakespeare",
+    policies={"large": {"width": 384, "layers": 6, "heads": 6}},
+    prompt=64,
+    response=64,
+    windows=384_000,
+    sft=Recipe(
+        epochs=1, batch_size=128, lr=1e-3, optimizer=torch.optim.AdamW, schedule="cosine", grad_clip=1.0, amp=True
+    ),
+    pairs=20_000,
+    reward_recipe=Recipe(
+        epochs=1, batch_size=64, lr=1e-4, optimizer=torch.optim.AdamW, schedule="constant", grad_clip=None, amp=True
+    ),
+    prompts=8192,
+    scored=500,
+    samples=10,
+    judged=256,
+    batch=256,
+    rates={("rloo", "sgd"): 1e-4, ("grpo", "sgd"): 2e-4, ("rloo", "adam"): 1e-5, ("grpo", "adam"): 1e-5},
+    steps=150,
+    looks=(25, 50, 75, 100, 125, 150),
+    runs={("rloo", "sgd"): (*PAPER, "gold", "gold + b", "gold + 3b")},
+)
+"""A policy of ten million parameters: meant for ten minutes on one GPU, and not measured yet."""
+
+FULL = RewardVariance(
+    seeds=(0, 1, 2),
+    text="tiny_shakespeare",
+    policies={"large": {"width": 2560, "layers": 32, "heads": 32}},
+    prompt=512,
+    response=512,
+    windows=10_000,
+    sft=Recipe(epochs=1, batch_size=32, lr=1e-6, optimizer=torch.optim.Adam, schedule="constant", grad_clip=None),
+    pairs=33_135,
+    reward_recipe=Recipe(epochs=1, batch_size=32, lr=5e-7, schedule="constant", grad_clip=None),
+    prompts=8284,
+    scored=500,
+    samples=10,
+    judged=512,
+    batch=64,
+    rates={("rloo", "adam"): 1e-7, ("rloo", "sgd"): 1e-4},
+    steps=777,
+    looks=(129, 259, 388, 518, 647, 777),
+    runs={("rloo", "adam"): (*PAPER, "gold"), ("rloo", "sgd"): (*PAPER, "gold")},
+)
+"""The paper's numbers of samples, steps and rates with a network of the shape of its Pythia-2.8B, trained on characters
+from the start: only shapes are checked here. Its own models and data need `flatlab.rlhf.HuggingFaceLM`."""
