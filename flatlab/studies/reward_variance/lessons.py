@@ -113,6 +113,13 @@ class Lessons:
         """For `stats.trend`: a measure of the learned models (seeds, mixes), and the on-policy parts of their pairs."""
         return self.known(measure)[list(MIXES)].to_numpy(), np.array(list(MIXES.values()))
 
+    def cost(self, algo: str, optimizer: str) -> Array | None:
+        """By how much more the ground truth teaches without an offset than with one, (seeds,); None if not run."""
+        if (algo, optimizer) not in self.cfg.runs:
+            return None
+        table = self.table("gold", algo, optimizer)
+        return (table["gold"] - table["gold + 3b"]).to_numpy()
+
     def costs(self) -> pd.DataFrame:
         """What low variance costs: how much less the ground truth rises, for each algorithm and optimizer.
 
@@ -126,33 +133,28 @@ class Lessons:
         return pd.DataFrame(rows).T.rename_axis(["algorithm", "optimizer"])
 
 
-def checks(room: Classroom, steps: int = 12) -> dict[str, float]:
-    """Two identities, each as the distance between two trained policies over the way that one of them went.
+def checks(room: Classroom) -> dict[str, float]:
+    """Three identities, each as the distance between two trained policies over the way that one of them went.
 
-    "adam": with Adam and no penalty, rewards times 16 change nothing. "rate": with SGD, a reward model of low variance
-    is the ground truth, taken at a smaller learning rate and a larger penalty.
-
-    Args:
-        room: policy and teachers.
-        steps: of training.
+    "adam": with Adam and no penalty, rewards times 16 change nothing. "rate": with SGD, an offset of whole prompts is
+    undone by a larger learning rate and a smaller penalty. "grpo": under GRPO it changes nothing to begin with.
     """
     dialled = room.teachers["gold + 3b"]
     scale = dialled.normalizer.scale  # type: ignore[attr-defined]
-    adam = [_ends(room, "gold", "adam", steps, kl_coef=0.0, factor=factor) for factor in (1.0, 16.0)]
+    adam = [_ends(room, "gold", "adam", kl_coef=0.0, factor=factor) for factor in (1.0, 16.0)]
     rate, lam = room.cfg.rates["rloo", "sgd"], room.cfg.kl_coef
-    sgd = [
-        _ends(room, "gold", "sgd", steps),
-        _ends(room, "gold + 3b", "sgd", steps, lr=rate / scale, kl_coef=lam * scale),
-    ]
+    sgd = [_ends(room, "gold", "sgd"), _ends(room, "gold + 3b", "sgd", lr=rate / scale, kl_coef=lam * scale)]
+    grpo = [_ends(room, name, "sgd", algo="grpo") for name in ("gold", "gold + 3b")]
     start = torch.nn.utils.parameters_to_vector(room.policy.parameters()).detach()
-    return {name: float((a - b).norm() / (a - start).norm()) for name, (a, b) in (("adam", adam), ("rate", sgd))}
+    found = {"adam": adam, "rate": sgd, "grpo": grpo}
+    return {name: float((a - b).norm() / (a - start).norm()) for name, (a, b) in found.items()}
 
 
 def _ends(
-    room: Classroom, teacher: str, optimizer: str, steps: int, *, factor: float = 1.0, **changes: Any
+    room: Classroom, teacher: str, optimizer: str, *, algo: str = "rloo", factor: float = 1.0, **changes: Any
 ) -> torch.Tensor:
     reward, policy, cfg = room.teachers[teacher], copy.deepcopy(room.policy), room.cfg
-    options: dict[str, Any] = {"lr": cfg.rates["rloo", optimizer], "kl_coef": cfg.kl_coef, "seed": room.seed} | changes
+    options: dict[str, Any] = {"lr": cfg.rates[algo, optimizer], "kl_coef": cfg.kl_coef, "seed": room.seed} | changes
     rlhf.policy_gradient(
         policy,
         room.policy,
@@ -160,8 +162,9 @@ def _ends(
         room.prompts,
         k=cfg.k,
         batch=cfg.batch,
+        algo=algo,
         optimizer=optimizer,
-        steps=steps,
+        steps=cfg.check_steps,
         max_new_tokens=cfg.response,
         **options,
     )

@@ -160,7 +160,7 @@ class Classroom:
             algo, optimizer: of `flatlab.rlhf.policy_gradient`.
         """
         cfg, policy = self.cfg, copy.deepcopy(self.policy)
-        looks = cfg.looks if (algo, optimizer) == ("rloo", "sgd") else cfg.looks[-1:]
+        looks = cfg.moments if (algo, optimizer) == ("rloo", "sgd") else cfg.moments[-1:]
         rows: list[dict[str, Any]] = []
 
         def look(step: int, net: nn.Module) -> None:

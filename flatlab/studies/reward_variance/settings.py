@@ -40,13 +40,14 @@ class RewardVariance:
         runs: (algorithm, optimizer) -> the reward models that are trained with.
         score_batches: of 256 samples, for the teacher score.
         level: increase of the ground truth at which KLs are compared.
+        check_steps: after which policies are compared that should be the same.
         processes: how many seeds are computed at once.
     """
 
     seeds: tuple[int, ...]
     tuning_seeds: tuple[int, ...] = (100, 101)
-    instances: int = 2000
-    flows: int = 60
+    instances: int = 500
+    flows: int = 100
     text: str = "python_topics"
     policies: Mapping[str, Mapping[str, Any]] = field(
         default_factory=lambda: {"wide": {"width": 48, "layers": 2, "heads": 4}}
@@ -92,16 +93,21 @@ class RewardVariance:
         }
     )
     score_batches: int = 4
-    level: float = 0.15
+    level: float = 0.1
+    check_steps: int = 6
     processes: int = 1
+
+    @property
+    def moments(self) -> tuple[int, ...]:
+        """The looks that lie before the last step, and that one."""
+        return (*(look for look in self.looks if look < self.steps), self.steps)
 
 
 CPU = RewardVariance(seeds=(0, 1, 2))
 
 QUICK = RewardVariance(
     seeds=(0, 1, 2),
-    instances=500,
-    flows=20,
+    flows=60,
     windows=9600,
     pairs=600,
     scored=64,
@@ -109,7 +115,7 @@ QUICK = RewardVariance(
     off_pairs=300,
     steps=12,
     looks=(6, 12),
-    runs={("rloo", "sgd"): TEACHERS, ("grpo", "sgd"): ("gold", "gold + 3b", "0%", "100%", "shrunk")},
+    runs={("rloo", "sgd"): TEACHERS, ("grpo", "sgd"): ("gold", "gold + 3b", "shrunk", "100%", "100% + 3b", "0%")},
     score_batches=2,
 )
 """Stored in the notebook."""
