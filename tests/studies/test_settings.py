@@ -133,3 +133,12 @@ def test_overrides_are_checked_by_name_and_type() -> None:
 def test_the_grid_is_a_product() -> None:
     assert studies.resolve("likelihood_landscapes", "cpu").choices("std") == [{}]
     assert {"weight": 10.0} in studies.resolve("likelihood_landscapes", "cpu").choices("flat_rand")
+
+
+def test_methods_by_kind_and_seeds_of_another_run() -> None:
+    cfg = studies.resolve("likelihood_landscapes", "quick")
+    assert cfg.of_kind("flat", "adversarial") == ["fgsm_at", "pgd_at", "trades", "flat_rand", "flat_grad", "flat_joint"]
+    other = cfg.shifted(2)
+    assert (other.seeds, other.second_seeds) == ((2020, 2021, 2022, 2023), (2040, 2041, 2042))
+    assert other.selection_seeds == cfg.selection_seeds
+    assert cfg.shifted(0) == cfg

@@ -9,9 +9,14 @@ A network that has diverged classifies nothing, and has no flatness.
 """
 
 import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flatlab import attacks, defenses, flatness, models
@@ -96,6 +101,11 @@ def pgd_hits(
         return (model(adversarial).argmax(1) == y).cpu()
 
 
+def stacked(found: Sequence[Mapping[Any, Tensor]]) -> dict[Any, NDArray[np.bool_]]:
+    """Hits of several networks, each a table with the same keys: key -> (networks, N)."""
+    return {key: torch.stack([hits[key] for hits in found]).numpy() for key in found[0]}
+
+
 def log_likelihood_shift(
     model: nn.Module, x: Tensor, y: Tensor, eps: float, *, steps: int = 20, seed: int = 0
 ) -> Tensor:
@@ -171,6 +181,22 @@ def effect_of_log_softmax(model: nn.Module, x: Tensor, y: Tensor, eps: float, *,
     changed = float((fixed(x).argmax(1) != model(x).argmax(1)).double().mean())
     before, after = (pgd_hits(net, x, y, eps, seed=seed) for net in (model, fixed))
     return {"phi": phi, "changed": changed, "attack": float((before != after).double().mean())}
+
+
+def hits_at_scales(
+    model: nn.Module, x: Tensor, y: Tensor, eps: float, scales: Sequence[float], *, loss: str = "ce", seed: int = 0
+) -> dict[float, Tensor]:
+    """Hits under PGD of a network with all logits multiplied by each of the scales.
+
+    Args:
+        model, x, y, eps, loss, seed: as in `pgd_hits`.
+        scales: positive numbers.
+    """
+    found = {}
+    for scale in scales:
+        larger = models.MapLogits(model, partial(torch.mul, other=scale)).eval()
+        found[scale] = pgd_hits(larger, x, y, eps, loss=loss, seed=seed)
+    return found
 
 
 def hits_behind_rounding(

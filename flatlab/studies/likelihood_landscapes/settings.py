@@ -5,7 +5,7 @@ below; `select=True` in the notebook repeats it), never on the test images or on
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -83,6 +83,15 @@ class LikelihoodLandscapes:
     def names(self) -> tuple[str, ...]:
         """Labels of the methods, in order."""
         return tuple(method.name for method in self.methods)
+
+    def of_kind(self, *kinds: str) -> list[str]:
+        """Labels of the methods of these kinds, in order."""
+        return [method.name for method in self.methods if method.kind in kinds]
+
+    def shifted(self, by: int) -> "LikelihoodLandscapes":
+        """The same with other reported seeds on both splits, each larger by 1000 * `by`."""
+        first, second = (tuple(s + 1000 * by for s in seeds) for seeds in (self.seeds, self.second_seeds))
+        return replace(self, seeds=first, second_seeds=second)
 
     def choices(self, name: str) -> list[dict[str, float]]:
         """The options tried for the method `name` when its weights were chosen; one empty choice if none were."""

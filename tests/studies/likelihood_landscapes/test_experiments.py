@@ -68,6 +68,27 @@ def test_hits_under_an_attack_are_those_at_its_points(seen) -> None:
         assert torch.equal(experiments.pgd_hits(net, x, y, 0.1, loss=loss, steps=5, seed=2), net(at).argmax(1) == y)
 
 
+def test_hits_at_scales_are_those_of_multiplied_logits(seen) -> None:
+    net, x, y = seen
+    larger = models.MapLogits(net, lambda z: 1e5 * z).eval()
+    found = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", attacks.ZeroGradientWarning)
+        for loss in ("ce", "dlr"):
+            found[loss] = experiments.hits_at_scales(net, x, y, 0.1, (1.0, 1e5), loss=loss, seed=2)
+            assert list(found[loss]) == [1.0, 1e5]
+            for scale, scaled in ((1.0, net), (1e5, larger)):
+                expected = experiments.pgd_hits(scaled, x, y, 0.1, loss=loss, seed=2)
+                assert torch.equal(found[loss][scale], expected)
+    assert found["ce"][1e5].sum() > found["ce"][1.0].sum()  # there the gradient underflows
+    assert torch.equal(found["dlr"][1e5], found["dlr"][1.0])
+
+
+def test_hits_of_several_networks_are_stacked() -> None:
+    found = experiments.stacked([{"a": torch.tensor([True, False])}, {"a": torch.tensor([False, False])}])
+    assert found["a"].tolist() == [[True, False], [False, False]]
+
+
 def test_robustness_and_flatness_are_made_of_the_measures(seen) -> None:
     net, x, y = seen
     g = torch.Generator().manual_seed(2)

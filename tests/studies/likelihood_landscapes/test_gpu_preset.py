@@ -9,8 +9,8 @@ import matplotlib as mpl
 import pytest
 import torch
 
-from flatlab import attacks, data, defenses, flatness, models, studies, train
-from flatlab.studies.likelihood_landscapes import settings
+from flatlab import attacks, data, flatness, studies, train
+from flatlab.studies.likelihood_landscapes import learning, settings
 
 NOTEBOOK = Path(__file__).parents[3] / "notebooks" / "01_likelihood_landscapes.ipynb"
 GPU = studies.resolve("likelihood_landscapes", "gpu")
@@ -36,18 +36,10 @@ def pictures() -> data.ImageSet:
 
 @pytest.mark.parametrize("method", TINY.methods, ids=lambda m: m.name)
 def test_every_method_trains_and_is_measured(method, pictures) -> None:
-    device = train.pick_device()
-    objective = defenses.make(method.defense, eps=TINY.eps, **method.options)
-    nets = train.fit_seeds(
-        lambda s: models.build(TINY.model, (3, 32, 32), 10, seed=s, options=TINY.model_options),
-        pictures,
-        objective,
-        TINY.recipe,
-        seeds=TINY.seeds,
-        device=device,
-    )
+    split = learning.Split(TINY, pictures, pictures.subset(range(20)), train.pick_device())
+    nets = split.fit(method.defense, method.options, TINY.seeds)
     assert len(nets) == 2
-    x, y = pictures.subset(range(20)).float(device)
+    x, y = split.images
     suite = (attacks.AttackSpec("PGD-2", "pgd", steps=2),)
     report = attacks.evaluate_robustness(nets[0], x, y, TINY.eps, suite=suite)
     assert report.robust <= report.clean
