@@ -87,7 +87,9 @@ def teacher_score(
             for name, reward in rewards.items():
                 values = scored(name, reward)
                 taught = gradient(logps, worth(values))
-                aim = gradient(logps, rloo_advantages(values)) if truth is None else truth
+                aim = truth if truth is not None else taught
+                if truth is None and algo != "rloo":
+                    aim = gradient(logps, rloo_advantages(values))
                 shared[name] += float(taught @ aim)
                 for key, value in ((f"{name} update", taught), (f"{name} aim", aim)):
                     sums[key] = sums.get(key, torch.zeros_like(value)) + value

@@ -108,13 +108,13 @@ CPU = RewardVariance(seeds=(0, 1, 2))
 QUICK = RewardVariance(
     seeds=(0, 1, 2),
     flows=60,
-    windows=9600,
-    pairs=600,
+    windows=6400,
+    pairs=400,
     scored=64,
-    judged=48,
+    judged=32,
     off_pairs=300,
-    steps=12,
-    looks=(6, 12),
+    steps=10,
+    looks=(5, 10),
     runs={("rloo", "sgd"): TEACHERS, ("grpo", "sgd"): ("gold", "gold + 3b", "shrunk", "100%", "100% + 3b", "0%")},
     score_batches=2,
 )

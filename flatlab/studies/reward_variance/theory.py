@@ -150,9 +150,10 @@ def perfect_and_fast(flows: int, seed: int, gamma: float = 0.3) -> dict[str, Arr
 
 
 def swaps(flows: int, seed: int, gamma: float = 0.2) -> Array:
-    """Theorem 3: log10 of the ratio of times, the worse reward model over the better, (flows, 2 initial policies).
+    """Theorem 3: times to a gain, (flows, 2 initial policies, 2 reward models).
 
-    Each policy has probability 0.2 at one of the two best outputs and 1/900 at the other; each reward model likes one.
+    Each policy has probability 0.2 at one of the two best outputs and 1/900 at the other; each reward model likes one,
+    policy and model of one index the same.
     """
     generator = torch.Generator().manual_seed(seed)
     policies, models, truths = [], [], []
@@ -161,12 +162,11 @@ def swaps(flows: int, seed: int, gamma: float = 0.2) -> Array:
         r_g[:2] = 0.6 + 0.4 * torch.rand(2, generator=generator, dtype=torch.float64)
         pair = constructions.policy_pair(-0.2, 0.2, 30.0, r_g=r_g, y=(0, 1))
         policies += [pair[0], pair[0], pair[1], pair[1]]
-        models += [constructions.one_output(12, y) for y in (1, 0, 0, 1)]
+        models += [constructions.one_output(12, y) for y in (0, 1, 0, 1)]
         truths += [r_g] * 4
     policy = rlhf.SoftmaxPolicy(torch.stack(policies).log())
     times = rlhf.time_to_gain(policy, torch.stack(models), torch.stack(truths), gamma, patience=_PATIENCE)
-    pairs = torch.as_tensor(times).view(flows, 2, 2)
-    return (pairs[:, :, 0] / pairs[:, :, 1]).log10().numpy()
+    return torch.as_tensor(times).view(flows, 2, 2).numpy()
 
 
 def best_of_n_margins(instances: int, seed: int, rivals: int = 50) -> Array:
@@ -182,15 +182,14 @@ def best_of_n_margins(instances: int, seed: int, rivals: int = 50) -> Array:
 def slices(seed: int, span: float = 6.0, n: int = 31) -> dict[str, flatness.Plane]:
     """Expected reward over a plane of logits, less that of its middle, for three reward models of sixteen outputs.
 
-    The plane is spanned by the gradient of the ground truth's mean and a random direction at a right angle to it.
+    The plane is spanned by the gradients of the first and of the last one's mean, the latter at a right angle.
     """
     policy, truth = draws(1, 16, seed)
     logits, r_g = policy.theta[0], truth[0]
-    ahead = rlhf.SoftmaxPolicy(logits).gradient(r_g)
-    aside = torch.randn(16, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
+    rewards = {"r_G": r_g, "r_G / 10": r_g / 10, "one output": constructions.inaccurate_fast(r_g, int(r_g.argmax()))}
+    ahead, aside = (rlhf.SoftmaxPolicy(logits).gradient(rewards[name]) for name in ("r_G", "one output"))
     aside = aside - ahead * (aside @ ahead) / (ahead @ ahead)
     planes = {}
-    rewards = {"r_G": r_g, "r_G / 10": r_g / 10, "one output": constructions.inaccurate_fast(r_g, int(r_g.argmax()))}
     for name, r in rewards.items():
         start = rlhf.SoftmaxPolicy(logits)
         label = f"{name}\naccuracy {rlhf.ranking_accuracy(r, r_g):.2f}, variance {float(start.variance(r)):.3f}"

@@ -46,9 +46,11 @@ def test_the_inaccurate_model_is_in_time_and_the_divided_one_exactly_late() -> N
 
 
 def test_reward_models_swap_places() -> None:
-    swap = theory.swaps(5, seed=3)
-    assert swap.shape == (5, 2)
-    assert (swap > 1).all(), "each is more than ten times as slow where its output is rare"
+    times = theory.swaps(5, seed=3)
+    assert times.shape == (5, 2, 2)
+    for policy, other in ((0, 1), (1, 0)):
+        late = times[:, policy, other] / times[:, policy, policy]
+        assert (late > 10).all(), "each is more than ten times as slow where its output is rare"
 
 
 def test_no_random_model_selects_better_than_the_perfect_one() -> None:
