@@ -71,7 +71,7 @@ def _times(problem: Problem, target: Tensor, rtol: float, patience: float) -> Te
     running, turned, reached = spread > 0, t > 0, t > 0
     for count in range(_MAX_STEPS):
         if count % _LOOK_EVERY == 0:
-            running &= (t * spread < 1e99) & (ceiling(problem, theta) >= target)
+            running &= (t * spread < patience) & (ceiling(problem, theta) >= target)
         if not running.any():
             found = t + _located(problem, theta, slope, size, target, reached, rtol)
             return found.where(reached & (found * spread < patience), torch.inf)

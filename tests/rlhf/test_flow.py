@@ -55,6 +55,14 @@ def test_never_also_where_the_truth_is_another_reward():
     assert rlhf.time_to_gain(POLICY, tied, R.flip(0), 0.64) == torch.inf  # of equals the likelier wins, slowly
 
 
+def test_patience_ends_a_flow_whose_ceiling_never_comes_down():
+    """The reward model's two best outputs tie, and stay equally likely: no bound knows that it cannot choose."""
+    policy = rlhf.SoftmaxPolicy(torch.zeros(3, dtype=torch.float64))
+    r_rm, r_g = torch.tensor([1.0, 1.0, -1.0]).double(), torch.tensor([1.0, -1.0, -1.0]).double()
+    assert rlhf.time_to_gain(policy, r_rm, r_g, 0.4, patience=1e5) == torch.inf  # it ends at a gain of a third
+    assert rlhf.time_to_gain(policy, r_rm, r_g, 0.3, patience=1e5) < 100
+
+
 def test_patience_ends_what_nothing_rules_out():
     found = rlhf.time_to_gain(POLICY, R, R, 0.6)
     assert rlhf.time_to_gain(POLICY, R, R, 0.6, patience=2 * found) == found
