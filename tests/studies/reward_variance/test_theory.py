@@ -25,6 +25,12 @@ def test_scaled_rewards_wait_as_one_over_the_root_of_their_variance() -> None:
     assert (waits.bound < waits.time).all()
 
 
+def test_proxies_that_never_teach_are_found_out() -> None:
+    waits = theory.noisy_rewards(60, seed=10)
+    assert 0 < np.isinf(waits.time).sum() < waits.time.size / 2
+    assert (waits.bound < waits.time).all()
+
+
 def test_slopes_are_those_of_least_squares() -> None:
     variance = np.array([[1.0, 0.1, 0.01], [0.5, 0.2, 0.05]])
     waits = theory.Waits(variance, 3 * variance ** np.array([[-1.0], [-0.25]]), variance)
