@@ -9,7 +9,7 @@ from torch import nn
 
 from flatlab import bounds, data, models, train
 from flatlab.studies import resolve
-from flatlab.studies.certified_bounds import balls, experiments, synonyms, weight_balls
+from flatlab.studies.certified_bounds import balls, experiments, synonyms, tasks, weight_balls
 
 
 def test_a_flatness_report_is_in_order() -> None:
@@ -150,7 +150,7 @@ def test_tuning_scores_are_shares_and_losses_of_held_out_data() -> None:
     task = dataclasses.replace(cfg.tasks[0], recipe=dataclasses.replace(cfg.tasks[0].recipe, epochs=1))
     cpu = torch.device("cpu")
     for score, kind, options in (
-        (balls.rate_score(cfg, task, root="", device=cpu), "natural", {"lr": 0.01}),
+        (tasks.ImageTasks(cfg, device=cpu).score(task), "natural", {"lr": 0.01}),
         (synonyms.word_score(cfg, device=cpu), "ibp", {"lr": 0.01}),
         (weight_balls.decay_score(cfg, data.load_images("digits", "train"), device=cpu), "sam", {"decay": 0.01}),
     ):

@@ -1,25 +1,17 @@
-"""Certified training on balls around images: how networks are trained, and what is verified of them."""
+"""Certified training on balls around images: what a network is trained on, and what is verified of it."""
 
-import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from flatlab import attacks, bounds, data, defenses, models, train
-from flatlab.studies.certified_bounds.settings import CertifiedBounds, Task
+from flatlab import attacks, bounds, defenses, train
+from flatlab.studies.certified_bounds.settings import Task
 
 CHEAP = ("ibp", "crown-ibp")
 PLAIN = (*CHEAP, "crown")
-
-
-def images(task: Task, split: str, *, root: str = "") -> data.ImageSet:
-    """The images of a task: split "train" or "test"; `root` as in `flatlab.data.load_images`, or empty."""
-    limit = task.train_limit if split == "train" else task.test_limit
-    return data.load_images(task.dataset, split, root=root or None, limit=limit)
 
 
 def goal(task: Task, kind: str) -> train.Objective:
@@ -106,16 +98,6 @@ class Trained:
         return left
 
 
-def stacked(reports: Mapping[tuple[Task, str, int], Mapping[str, Tensor]], task: Task, kind: str, name: str) -> Tensor:
-    """One column of the `Trained.report`s of all seeds, bool (seeds, N) on the CPU.
-
-    Args:
-        reports: by task, kind and seed.
-        task, kind, name: which.
-    """
-    return torch.stack([found[name].cpu() for key, found in reports.items() if key[:2] == (task, kind)])
-
-
 def contradictions(report: Mapping[str, Tensor]) -> dict[str, int]:
     """How many images of a `Trained.report` are proven and yet broken, and proven by CROWN-IBP and not by CROWN.
 
@@ -126,43 +108,3 @@ def contradictions(report: Mapping[str, Tensor]) -> dict[str, int]:
     pairs.append((report.get("crown", torch.empty(0)) > 0, ~report["crown-ibp"]))
     counts = [int((a & b[: len(a)]).sum()) for a, b in pairs]
     return {"broken": sum(counts[:-1]), "looser": counts[-1]}
-
-
-def fit(
-    task: Task, kind: str, lr: float, seeds: Sequence[int], training_set: data.ImageSet, *, device: torch.device
-) -> list[Trained]:
-    """Train a network of a task for each seed.
-
-    Args:
-        task, kind: which network, how long, on what; see `goal`.
-        lr: peak learning rate.
-        seeds: of the networks.
-        training_set: images.
-        device: where to train.
-    """
-    shape, classes = tuple(training_set.x.shape[1:]), len(training_set.classes)
-    recipe = dataclasses.replace(task.recipe, lr=lr)
-    build = lambda s: models.build(task.model, shape, classes, seed=s, options=task.options)  # noqa: E731
-    nets = train.fit_seeds(build, training_set, goal(task, kind), recipe, seeds=seeds, device=device)
-    example = training_set.subset(range(3)).float(device)[0]
-    return [Trained(net, s, bounds.Program(net, example)) for net, s in zip(nets, seeds, strict=True)]
-
-
-def rate_score(
-    cfg: CertifiedBounds, task: Task, *, root: str, device: torch.device
-) -> Callable[[str, dict[str, Any], tuple[int, ...]], Iterable[float]]:
-    """A score for `flatlab.train.sweep`: the error left by IBP, CROWN-IBP and CROWN on held-out training images.
-
-    Args:
-        cfg: how many are held out, and how many of those are verified.
-        task: what is trained; each of its kinds has a rate of its own.
-        root, device: as in `images` and `fit`.
-    """
-    fit_set, held = data.holdout(images(task, "train", root=root), cfg.held_out, seed=0)
-    x, y = held.subset(range(cfg.proven)).float(device)
-
-    def score(kind: str, options: dict[str, Any], seeds: tuple[int, ...]) -> list[float]:
-        nets = fit(task, kind, options["lr"], seeds, fit_set, device=device)
-        return [net.unproven(x, y, task.eps, PLAIN).double().mean().item() for net in nets]
-
-    return score

@@ -2,12 +2,16 @@
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from flatlab import bounds, checks, models, train
+from flatlab import bounds, checks, models, stats, train
 from flatlab.studies.certified_bounds.networks import Network
+from flatlab.studies.certified_bounds.settings import CertifiedBounds
 
 Method = Callable[[bounds.Bounds], tuple[Tensor, Tensor]]
 
@@ -174,3 +178,35 @@ def step_cost(kind: str, model: nn.Module, x: Tensor, y: Tensor, eps: float, *, 
     times = sorted(train.seconds(step, x.device, repeats=repeats))
     middle = (times[(len(times) - 1) // 2] + times[len(times) // 2]) / 2
     return middle, train.operations(step)
+
+
+def step_costs(cfg: CertifiedBounds, *, seed: int, device: torch.device) -> dict[str, NDArray[np.float64]]:
+    """`step_cost` of a small CNN on four random images, by the number of classes.
+
+    Args:
+        cfg: shape of the images, numbers of classes, and repeats.
+        seed: of weights and images.
+        device: where to compute.
+
+    Returns:
+        Kind -> (classes, 2): seconds and operations.
+    """
+    x = torch.rand(4, *cfg.image_shape, generator=torch.Generator().manual_seed(seed)).to(device)
+    y = torch.arange(4, device=device)
+    options = {"widths": (16, 32), "kernel": 3, "strides": (2, 2), "hidden": 256}
+    build = partial(models.build, "small_cnn", cfg.image_shape, seed=seed, options=options)
+    return {
+        kind: np.array([step_cost(kind, build(k).to(device), x, y, 1 / 255, repeats=cfg.repeats) for k in cfg.classes])
+        for kind in STEP_KINDS
+    }
+
+
+def growth(operations: NDArray[np.float64], classes: Sequence[int]) -> stats.Estimate:
+    """The power by which operations grow from the first to the last number of classes.
+
+    Args:
+        operations: one a number of classes.
+        classes: ascending.
+    """
+    power = np.log(operations[-1] / operations[0]) / np.log(classes[-1] / classes[0])
+    return stats.exact(power, n=len(classes))

@@ -6,7 +6,7 @@ that are reported. Each grid grew until its best value was inside.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -49,6 +49,10 @@ class Task:
     def name(self) -> str:
         """Label in tables."""
         return f"{self.dataset} {self.eps:.3g} {self.model}"
+
+    def rate(self, kind: str) -> float:
+        """The learning rate of a kind of training."""
+        return self.rates.get(kind, self.recipe.lr)
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,20 @@ class CertifiedBounds:
     word_shape: tuple[int, int] = (8, 8)
     word_model: Mapping[str, Any] = field(default_factory=lambda: {"heads": 2, "ff": 32})
     tune: bool = False
+
+    def shifted(self, by: int) -> "CertifiedBounds":
+        """The same with all reported seeds higher by a number."""
+        seeds, flat_seeds = (tuple(seed + by for seed in old) for old in (self.seeds, self.flat_seeds))
+        return replace(self, seeds=seeds, flat_seeds=flat_seeds)
+
+    def image_options(self, task: Task) -> dict[str, dict[str, float]]:
+        """Kind of training -> its learning rate on a task, {"lr": ...}."""
+        return {kind: {"lr": task.rate(kind)} for kind in self.kinds}
+
+    def word_options(self) -> dict[str, dict[str, float]]:
+        """Kind of training -> its learning rate on sentences, {"lr": ...}."""
+        kinds = ("natural", "ibp", "crown-ibp")
+        return {kind: {"lr": self.word_rates.get(kind, self.word_recipe.lr)} for kind in kinds}
 
 
 GRID = {

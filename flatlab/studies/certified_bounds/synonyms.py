@@ -1,7 +1,7 @@
 """Transformers that are trained and verified against exchanges of synonyms."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -137,3 +137,29 @@ def word_report(
         right = withstands(model, *data.enumerate_substitutions(task.codes, task, budget), task.y)
         report |= {"truth": float(right.double().mean()), "false proofs": float((proven["verified"] & ~right).sum())}
     return report | {method: float(flags.double().mean()) for method, flags in proven.items()}
+
+
+def rows(
+    cfg: CertifiedBounds, chosen: Mapping[str, Mapping[str, float]], *, device: torch.device, root: str = ""
+) -> list[dict[str, Any]]:
+    """A `word_report` of each kind of training, seed and budget, on test sentences; counted out for made-up languages.
+
+    Args:
+        cfg: the languages, the seeds and the budgets.
+        chosen: kind of training -> {"lr": its learning rate}.
+        device, root: as in `fit_words`.
+
+    Raises:
+        ValueError: the test sentences of a language have one label only, which would be no task.
+    """
+    made = []
+    for kind, options in chosen.items():
+        for seed in cfg.seeds:
+            net = fit_words(cfg, kind, seed, **options, device=device, root=root)
+            task = language(cfg, seed, "test", cfg.word_tests, root=root)
+            if len(task.y.unique()) < 2:
+                raise ValueError(f"language {seed} has test sentences of one label only: report on another seed")
+            for budget in cfg.budgets:
+                found = word_report(net, task, budget, truth=not cfg.language)
+                made.append({"kind": kind, "seed": seed, "budget": budget} | found)
+    return made

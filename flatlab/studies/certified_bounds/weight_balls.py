@@ -1,9 +1,11 @@
 """Training on few images by ordinary, sharpness-aware and certified ways, and how flat the result is."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -95,12 +97,6 @@ def flatness_report(
     }
 
 
-@torch.no_grad()
-def hits(model: nn.Module | None, x: Tensor, y: Tensor) -> Tensor:
-    """Which images are classified as y, bool (N,) on the CPU; none by a network that is not there."""
-    return torch.zeros(len(y), dtype=torch.bool) if model is None else (model(x).argmax(1) == y).cpu()
-
-
 def flat_row(
     model: nn.Module | None, shown: tuple[Tensor, Tensor], tested: tuple[Tensor, Tensor], rho: float, *, seed: int
 ) -> dict[str, Any]:
@@ -116,8 +112,37 @@ def flat_row(
         "right", truth values (N,) of the tested images; "lost", by how much less it is after rounding the weights to
         three bits, (N,) in {-1, 0, 1}; and a `flatness_report`.
     """
-    row: dict[str, Any] = {"right": hits(model, *tested).numpy()}
     if model is None:
-        return row
-    row["lost"] = 1.0 * row["right"] - hits(models.round_weights(model, 3), *tested).numpy()
+        return {"right": np.zeros(len(tested[1]), dtype=bool)}
+    right, rounded = (train.evaluate_samples(net, *tested)[1] for net in (model, models.round_weights(model, 3)))
+    row: dict[str, Any] = {"right": right.bool().numpy(), "lost": (right - rounded).numpy()}
     return row | flatness_report(model, *shown, rho, generator=torch.Generator().manual_seed(seed))
+
+
+def rows(
+    cfg: CertifiedBounds,
+    pool: data.ImageSet,
+    tested: tuple[Tensor, Tensor],
+    decays: Mapping[str, Mapping[str, float]],
+    *,
+    device: torch.device,
+) -> list[dict[str, Any]]:
+    """A `flat_row` of each way and seed, at the end of training and at the level.
+
+    Args:
+        cfg: the ways, the seeds and the radius that is tested.
+        pool: training images, of which each seed is shown a few.
+        tested: test images and labels, on the device.
+        decays: name of a way -> {"decay": its weight decay}.
+        device: where to train.
+
+    Returns:
+        Rows that begin with "way", "seed" and "at", which is "end" or "level".
+    """
+    made = []
+    for way, seed in itertools.product(cfg.flat, cfg.flat_seeds):
+        shown = few(cfg, pool, seed)
+        for at, net in fit_flat(cfg, way, shown, seed, **decays[way.name], device=device).items():
+            found = flat_row(net, shown.float(device), tested, cfg.ball, seed=seed)
+            made.append({"way": way.name, "seed": seed, "at": at} | found)
+    return made
