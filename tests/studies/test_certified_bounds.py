@@ -1,6 +1,7 @@
 """The summaries that a study asks for: each agrees with what it is made of, and proofs agree with the truth."""
 
 import dataclasses
+from functools import partial
 from unittest import mock
 
 import pytest
@@ -150,7 +151,7 @@ def test_tuning_scores_are_shares_and_losses_of_held_out_data() -> None:
     task = dataclasses.replace(cfg.tasks[0], recipe=dataclasses.replace(cfg.tasks[0].recipe, epochs=1))
     cpu = torch.device("cpu")
     for score, kind, options in (
-        (tasks.ImageTasks(cfg, device=cpu).score(task), "natural", {"lr": 0.01}),
+        (partial(tasks.ImageTasks(cfg, device=cpu).score, task), "natural", {"lr": 0.01}),
         (synonyms.word_score(cfg, device=cpu), "ibp", {"lr": 0.01}),
         (weight_balls.decay_score(cfg, data.load_images("digits", "train"), device=cpu), "sam", {"decay": 0.01}),
     ):

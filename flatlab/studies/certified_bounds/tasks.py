@@ -59,16 +59,17 @@ class ImageTasks:
         example = shown.subset(range(3)).float(self.device)[0]
         return [Trained(net, s, bounds.Program(net, example)) for net, s in zip(nets, seeds, strict=True)]
 
-    def score(self, task: Task) -> Callable[[str, dict[str, Any], tuple[int, ...]], list[float]]:
-        """For `flatlab.train.sweep`: the error left by IBP, CROWN-IBP and CROWN on held-out training images."""
+    def score(self, task: Task, kind: str, options: dict[str, Any], seeds: Sequence[int]) -> list[float]:
+        """For `flatlab.train.sweep`, with the task put in: errors left by IBP, CROWN-IBP and CROWN on held-out images.
+
+        Args:
+            task: whose training images are split.
+            kind, options, seeds: of training; the options are {"lr": ...}.
+        """
         shown, held = data.holdout(self.images(task, "train"), self.cfg.held_out, seed=0)
         x, y = held.subset(range(self.cfg.proven)).float(self.device)
-
-        def score(kind: str, options: dict[str, Any], seeds: tuple[int, ...]) -> list[float]:
-            nets = self.fit(task, kind, options["lr"], seeds, shown)
-            return [net.unproven(x, y, task.eps, PLAIN).double().mean().item() for net in nets]
-
-        return score
+        nets = self.fit(task, kind, options["lr"], seeds, shown)
+        return [net.unproven(x, y, task.eps, PLAIN).double().mean().item() for net in nets]
 
     def train(self, chosen: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[Key, Trained]:
         """Networks of all tasks, and of the first three seeds for `cfg.others`, which keep their own rates.

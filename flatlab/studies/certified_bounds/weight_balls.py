@@ -59,10 +59,10 @@ def decay_score(
         pool: training images.
         device: where to train.
     """
-    rest, held = data.holdout(pool, cfg.held_out, seed=0)
     ways = {way.name: way for way in cfg.flat}
 
     def score(name: str, options: dict[str, Any], seeds: tuple[int, ...]) -> list[float]:
+        rest, held = data.holdout(pool, cfg.held_out, seed=0)
         found = [fit_flat(cfg, ways[name], few(cfg, rest, s), s, decay=options["decay"], device=device) for s in seeds]
         ends = [net for net in (nets["end"] for nets in found) if net is not None]
         return [train.evaluate_loss(net, *held.float(device)).loss for net in ends]

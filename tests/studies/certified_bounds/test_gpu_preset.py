@@ -41,7 +41,7 @@ TINY = dataclasses.replace(
     flat_recipe=dataclasses.replace(GPU.flat_recipe, epochs=5),
     word_recipe=dataclasses.replace(GPU.word_recipe, epochs=2),
     words=40,
-    word_tests=5,
+    word_tests=12,
 )
 
 

@@ -57,7 +57,7 @@ def test_networks_have_the_rates_that_were_chosen_and_others_their_own(cfg, stud
 def test_rates_are_scored_on_images_that_are_not_trained_on(cfg, study) -> None:
     task = dataclasses.replace(cfg.tasks[0], eps=0.04)
     with mock.patch.object(study, "fit", wraps=study.fit) as fit:
-        found = study.score(task)("natural", {"lr": 0.02}, (3,))
+        found = study.score(task, "natural", {"lr": 0.02}, (3,))
     rest, held = data.holdout(study.images(task, "train"), 400, seed=0)
     assert torch.equal(fit.call_args.args[4].x, rest.x)
     (net,) = study.fit(task, "natural", 0.02, (3,), rest)
