@@ -149,11 +149,11 @@ def test_tuning_scores_are_shares_and_losses_of_held_out_data() -> None:
         cfg, proven=20, word_tests=5, words=40, word_epochs={}, word_recipe=words, flat_recipe=short
     )
     task = dataclasses.replace(cfg.tasks[0], recipe=dataclasses.replace(cfg.tasks[0].recipe, epochs=1))
-    cpu = torch.device("cpu")
+    cpu, digits = torch.device("cpu"), data.load_images("digits", "train")
     for score, kind, options in (
         (partial(tasks.ImageTasks(cfg, device=cpu).score, task), "natural", {"lr": 0.01}),
-        (synonyms.word_score(cfg, device=cpu), "ibp", {"lr": 0.01}),
-        (weight_balls.decay_score(cfg, data.load_images("digits", "train"), device=cpu), "sam", {"decay": 0.01}),
+        (partial(synonyms.word_score, cfg, device=cpu), "ibp", {"lr": 0.01}),
+        (partial(weight_balls.decay_score, cfg, digits, device=cpu), "sam", {"decay": 0.01}),
     ):
         found = list(score(kind, options, (3, 4)))
         assert len(found) == 2

@@ -1,7 +1,7 @@
 """Transformers that are trained and verified against exchanges of synonyms."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -57,23 +57,26 @@ def fit_words(
 
 
 def word_score(
-    cfg: CertifiedBounds, *, device: torch.device, root: str = ""
-) -> Callable[[str, dict[str, Any], tuple[int, ...]], Iterable[float]]:
-    """A score for `flatlab.train.sweep`: the share of validation sentences that no method verifies.
+    cfg: CertifiedBounds,
+    kind: str,
+    options: dict[str, Any],
+    seeds: Sequence[int],
+    *,
+    device: torch.device,
+    root: str = "",
+) -> list[float]:
+    """For `flatlab.train.sweep`, with the settings put in: shares of validation sentences that no method verifies.
 
     Args:
         cfg, device, root: as in `fit_words`; the last of the budgets is verified.
+        kind, options, seeds: of training; the options are {"lr": ...}.
     """
-
-    def score(kind: str, options: dict[str, Any], seeds: tuple[int, ...]) -> list[float]:
-        found = []
-        for seed in seeds:
-            net = fit_words(cfg, kind, seed, lr=options["lr"], device=device, root=root)
-            task = language(cfg, seed, "validation", cfg.word_tests, root=root)
-            found.append(1 - word_report(net, task, cfg.budgets[-1], truth=False)["verified"])
-        return found
-
-    return score
+    found = []
+    for seed in seeds:
+        net = fit_words(cfg, kind, seed, **options, device=device, root=root)
+        task = language(cfg, seed, "validation", cfg.word_tests, root=root)
+        found.append(1 - word_report(net, task, cfg.budgets[-1], truth=False)["verified"])
+    return found
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,24 +50,26 @@ def fit_flat(
 
 
 def decay_score(
-    cfg: CertifiedBounds, pool: data.ImageSet, *, device: torch.device
-) -> Callable[[str, dict[str, Any], tuple[int, ...]], Iterable[float]]:
-    """A score for `flatlab.train.sweep`: the cross-entropy on held-out training images, in nats.
+    cfg: CertifiedBounds,
+    pool: data.ImageSet,
+    name: str,
+    options: dict[str, Any],
+    seeds: Sequence[int],
+    *,
+    device: torch.device,
+) -> list[float]:
+    """For `flatlab.train.sweep`, with the first two put in: the cross-entropy on held-out training images, in nats.
 
     Args:
         cfg: the ways to train, and how many images are held out.
-        pool: training images.
+        pool: training images, which are split.
+        name, options, seeds: of a way; the options are {"decay": ...}.
         device: where to train.
     """
-    ways = {way.name: way for way in cfg.flat}
-
-    def score(name: str, options: dict[str, Any], seeds: tuple[int, ...]) -> list[float]:
-        rest, held = data.holdout(pool, cfg.held_out, seed=0)
-        found = [fit_flat(cfg, ways[name], few(cfg, rest, s), s, decay=options["decay"], device=device) for s in seeds]
-        ends = [net for net in (nets["end"] for nets in found) if net is not None]
-        return [train.evaluate_loss(net, *held.float(device)).loss for net in ends]
-
-    return score
+    (way,) = (way for way in cfg.flat if way.name == name)
+    rest, held = data.holdout(pool, cfg.held_out, seed=0)
+    found = [fit_flat(cfg, way, few(cfg, rest, s), s, **options, device=device)["end"] for s in seeds]
+    return [train.evaluate_loss(net, *held.float(device)).loss for net in found if net is not None]
 
 
 def flatness_report(
