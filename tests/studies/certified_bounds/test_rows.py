@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from flatlab import data, studies
+from flatlab import data, models, studies
 from flatlab.studies.certified_bounds import experiments, synonyms, weight_balls
 
 CPU = torch.device("cpu")
@@ -16,10 +16,10 @@ QUICK = studies.resolve("certified_bounds", "quick")
 
 
 def test_flat_rows_are_those_of_single_networks() -> None:
-    recipe = dataclasses.replace(QUICK.flat_recipe, epochs=3)
+    recipe = dataclasses.replace(QUICK.flat_recipe, epochs=100)
     cfg = dataclasses.replace(QUICK, flat=QUICK.flat[:2], flat_seeds=(5, 6), flat_recipe=recipe, level=0.0)
-    pool, at = data.load_images("digits", "train", limit=400), data.load_images("digits", "test", limit=20).float()
-    found = weight_balls.rows(cfg, pool, at, {"ordinary": {"decay": 0.3}, "sam": {"decay": 0.0}}, device=CPU)
+    pool, at = data.load_images("digits", "train", limit=400), data.load_images("digits", "test", limit=60).float()
+    found = weight_balls.rows(cfg, pool, at, {"ordinary": {"decay": 0.001}, "sam": {"decay": 0.0}}, device=CPU)
     keys = [(row["way"], row["seed"], row["at"]) for row in found]
     assert keys == [(way, seed, at) for way in ("ordinary", "sam") for seed in (5, 6) for at in ("end", "level")]
     for row in found:
@@ -28,11 +28,14 @@ def test_flat_rows_are_those_of_single_networks() -> None:
             assert row["right"].dtype == bool
             assert not row["right"].any()
     shown = weight_balls.few(cfg, pool, 6)
-    net = weight_balls.fit_flat(cfg, cfg.flat[0], shown, 6, decay=0.3, device=CPU)["end"]
+    net = weight_balls.fit_flat(cfg, cfg.flat[0], shown, 6, decay=0.001, device=CPU)["end"]
     assert net is not None
     wanted: dict[str, Any] = weight_balls.flat_row(net, shown.float(), at, cfg.ball, seed=6)
     assert wanted["right"].tolist() == (net(at[0]).argmax(1) == at[1]).tolist()
-    assert 0 < wanted["right"].sum() < 20
+    assert 0 < wanted["right"].sum() < 60
+    assert wanted["lost"].any()  # of some image rounding changes the answer
+    rounded = models.round_weights(net, 3)(at[0]).argmax(1) == at[1]
+    assert wanted["lost"].tolist() == (wanted["right"] - 1.0 * rounded.numpy()).tolist()
     for name, value in wanted.items():
         assert np.array_equal(found[2][name], value)
 
