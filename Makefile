@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  variables: PRESET=quick|cpu|gpu|full (now $(PRESET))  WORKERS=$(WORKERS)  SEEDS=$(SEEDS)  PYTHON=$(PYTHON)"
+	@echo "  variables: PRESET=quick|cpu|real|gpu|full (now $(PRESET))  WORKERS=$(WORKERS)  SEEDS=$(SEEDS)  PYTHON=$(PYTHON)"
 
 $(STAMP): pyproject.toml requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flatlab needs Python 3.11 or newer; try make PYTHON=python3.12")'

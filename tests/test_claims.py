@@ -198,9 +198,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_presets_come_in_their_order(tmp_path):
-    for preset in ("zoo", "full", "quick", "gpu", "cpu"):
+    for preset in ("zoo", "full", "real", "quick", "gpu", "cpu"):
         record([table(preset)], preset, tmp_path)
-    assert list(recorded(tmp_path)) == ["quick", "cpu", "gpu", "full", "zoo"]
+    assert list(recorded(tmp_path)) == ["quick", "cpu", "real", "gpu", "full", "zoo"]
 
 
 def test_round_trips(tmp_path):

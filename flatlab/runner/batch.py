@@ -11,6 +11,7 @@ from typing import Any
 
 from flatlab.files import write_text
 from flatlab.names import PRESETS, nearest
+from flatlab.runner import params
 from flatlab.runner.execution import cores, keep, run_job
 from flatlab.runner.job import Job, plan
 from flatlab.runner.notebooks import StudyError
@@ -22,15 +23,17 @@ STOP_WAIT = 20  # seconds given to running jobs to end after an interrupt
 
 @dataclass(frozen=True)
 class Event:
-    """What `progress` is told: a job started, reached a cell (only where jobs run in this process), or ended.
+    """What `progress` is told: a job started, reached a cell (only where jobs run in this process), or ended; or a
+    notebook is left out.
 
     Attributes:
-        kind: "start", "cell" or "end".
-        job: its name.
+        kind: "start", "cell" or "end"; or "skip", once for each notebook that lacks the preset, before any job.
+        job: its name; for kind "skip" the notebook's.
         finished: how many jobs have ended, this one included if it has.
         total: jobs in the batch.
         cell, cells: position in the notebook, for kind "cell".
         result: how the job ended, for kind "end".
+        reason: one line for a person, for kind "skip".
     """
 
     kind: str
@@ -40,6 +43,7 @@ class Event:
     cell: int = 0
     cells: int = 0
     result: JobResult | None = None
+    reason: str = ""
 
 
 Progress = Callable[[Event], None]
@@ -68,8 +72,8 @@ def run(
     leaves the others alone.
 
     Args:
-        names: notebooks, by file name or an unambiguous beginning of it; None = all.
-        preset: quick, cpu, gpu or full; passed as the parameter `preset`.
+        names: notebooks, by file name or an unambiguous beginning of it; None = all that have the preset.
+        preset: quick, cpu, real, gpu or full; passed as the parameter `preset`.
         seeds: number of seeds; passed one by one as the parameter `seed`.
         parameters: further parameters; texts are parsed as on the command line ("8/255" for a float).
         workers: jobs at a time on this machine, which share its cores; more than one uses dask.
@@ -84,7 +88,8 @@ def run(
         progress: called in this thread's or a helper's time with an Event.
 
     Raises:
-        StudyError: a request that cannot be run: unknown names, ill-typed values, a cluster that cannot take the jobs.
+        StudyError: a request that cannot be run: unknown names, a preset that a named notebook (or, unnamed, every
+            notebook) lacks, ill-typed values, a cluster that cannot take the jobs.
         OSError: `out` cannot be written.
         KeyboardInterrupt: passed on after kernels are stopped and records written.
     """
@@ -96,6 +101,9 @@ def run(
         raise StudyError(f"timeout must be > 0 seconds, got {timeout!r}")
     if resources and not scheduler:
         raise StudyError(f"resources {_words(resources)} are declared by workers of a scheduler: name it (--scheduler)")
+    skipped: dict[str, str] = {}
+    if not names:
+        names, skipped = params.having(preset, notebooks)
     jobs = plan(names, preset=preset, seeds=seeds, parameters=parameters, out=out, notebooks=notebooks)
     folder = jobs[0].folder
     sweep(folder)
@@ -103,6 +111,8 @@ def run(
     write_text(probe, "")
     probe.unlink(missing_ok=True)
     batch = _Batch(jobs, timeout=timeout, force=force, fail_fast=fail_fast, progress=progress)
+    for name, reason in skipped.items():
+        batch.tell("skip", name, reason=reason)
     batch.answer_cached()
     waiting = batch.waiting()
     if not waiting:
@@ -160,11 +170,11 @@ class _Batch:
 
     def end(self, job: Job, result: JobResult) -> None:
         self.ended[job.name] = result
-        self.tell("end", job, result=result)
+        self.tell("end", job.name, result=result)
 
-    def tell(self, kind: str, job: Job, **more: Any) -> None:
+    def tell(self, kind: str, name: str, **more: Any) -> None:
         if self.progress is not None:
-            self.progress(Event(kind, job.name, len(self.ended), len(self.jobs), **more))
+            self.progress(Event(kind, name, len(self.ended), len(self.jobs), **more))
 
     def run(self, waiting: Iterable[Job], place: Place) -> None:
         """Keep the place's slots filled until nothing waits. Submitting no more than that keeps a worker's death from
@@ -175,7 +185,7 @@ class _Batch:
             while queue or running:
                 while queue and len(running) < max(1, place.slots()):
                     job = queue.pop(0)
-                    self.tell("start", job)
+                    self.tell("start", job.name)
                     running[self.submit(job, place)] = job
                 self.collect(running, place, timeout=1.0)
                 if self.fail_fast and any(not result.ok for result in self.ended.values()):
@@ -193,7 +203,7 @@ class _Batch:
     def submit(self, job: Job, place: Place) -> "Future[JobResult]":
         options = {**place.options, "timeout": self.timeout, "force": self.force}
         if place.cells:
-            options["on_cell"] = lambda cell, cells: self.tell("cell", job, cell=cell, cells=cells)
+            options["on_cell"] = lambda cell, cells: self.tell("cell", job.name, cell=cell, cells=cells)
         return place.executor.submit(run_job, job, **options)
 
     def collect(self, running: "dict[Future[JobResult], Job]", place: Place, *, timeout: float) -> None:

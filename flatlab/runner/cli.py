@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
 
     running = add("run", _run, "Run notebooks with a preset, and show what became of their claims.")
     running.add_argument("names", nargs="*", metavar="NAME", help="notebooks, such as 01 (default: all)")
-    _add_preset(running, default="cpu")
+    _add_preset(running, default="cpu", words="default: cpu; notebooks without it are skipped, or refused if named")
     running.add_argument("--seeds", type=int, default=1, metavar="N", help="run each with seed = 0..N-1 (default: 1)")
     running.add_argument(
         "--set",
@@ -169,7 +169,7 @@ def _list(options: argparse.Namespace) -> int:
             print(f"{path.stem:<28}  {_title(path)}".rstrip())
             continue
         notebook = notebooks.load(path)
-        known = params.read(notebooks.parameters_cell(notebook, path.stem), path.stem)
+        known = params.of(notebook, path.stem)
         print(f"{path.stem}: {notebooks.title(notebook)}")
         rows = [("name", "type", "default", "")]
         rows += [(p.name, p.annotation, p.default_text, p.help) for p in known.values()]
@@ -212,7 +212,7 @@ def _run(options: argparse.Namespace) -> int:
             raise
     summary = claims_summary(results, folder)
     print(f"\n{summary}\n" if summary else "")
-    print(tally(results))
+    print(*terminal.skipped, tally(results), sep="\n")
     try:
         print(f"page: {_build(folder)}")
     except Exception as error:  # the notebooks are what the user waited for; the page can be built again
@@ -327,7 +327,8 @@ def _check(options: argparse.Namespace) -> int:
 
 def _store(options: argparse.Namespace) -> int:
     folder = Path(options.out) / _one_of("preset", options.preset, PRESETS)
-    own = {path.stem: path for path in notebooks.find(options.notebooks)}
+    names, _ = params.having(options.preset, options.notebooks)
+    own = {path.stem: path for path in notebooks.find(options.notebooks, names)}
     ready = {r.notebook: folder / r.output for r in read_records(folder) if r.job == r.notebook and r.ok and r.output}
     if missing := sorted(own.keys() - ready.keys()):
         raise StudyError(

@@ -65,7 +65,8 @@ def plan(
 ) -> list[Job]:
     """Jobs for every notebook in `names` (None: all) and every seed 0..seeds-1, all parameters checked.
 
-    Raises StudyError for an unknown notebook or one without parameters cell, and for unknown or ill-typed parameters.
+    Raises StudyError for an unknown notebook or one without parameters cell or that preset, and for unknown or
+    ill-typed parameters.
     """
     given = dict(parameters or {})
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
@@ -80,7 +81,7 @@ def plan(
     jobs = []
     for path in files.find(notebooks, names):
         notebook = files.load(path)
-        known = params.read(files.parameters_cell(notebook, path.stem), path.stem)
+        known = params.of(notebook, path.stem)
         for seed in range(seeds):
             values = {"preset": preset, **given}
             if "seed" not in given and ("seed" in known or seeds > 1):

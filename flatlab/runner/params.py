@@ -5,6 +5,9 @@ The cell holds plain assignments, each annotated and with a one-line comment:
     eps: float = 8 / 255  # radius of the perturbation
     epochs: int | None = None  # None = the preset's
 
+The comment of `preset` says which presets the notebook has, such as "quick, cpu, gpu or full"; if it lists none, a run
+may have any.
+
 Understood annotations: int, float, bool, str, list[...] of these, and unions of them with None. Without an annotation
 the type is that of the default.
 """
@@ -14,12 +17,15 @@ import io
 import math
 import numbers
 import operator
+import re
 import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from flatlab.names import PRESETS, nearest
+from flatlab.names import PRESETS, nearest, no_preset
+from flatlab.runner import notebooks as files
 from flatlab.runner.notebooks import StudyError
 
 # Text is tried against the alternatives of a union in this order: the narrowest first, since every text is a str.
@@ -135,6 +141,11 @@ def read(cell: str, notebook: str) -> dict[str, Parameter]:
     return found
 
 
+def of(notebook: dict[str, Any], name: str) -> dict[str, Parameter]:
+    """Parameters by name, in order, of a loaded notebook called `name`."""
+    return read(files.parameters_cell(notebook, name), name)
+
+
 def check(values: Mapping[str, Any], known: Mapping[str, Parameter], notebook: str) -> dict[str, Any]:
     """`values` in the types of the parameters in `known`; ParameterError for a name or value that does not fit."""
     checked = {}
@@ -145,7 +156,28 @@ def check(values: Mapping[str, Any], known: Mapping[str, Parameter], notebook: s
                 f"it has {', '.join(known) or 'none'}{nearest(name, known)}"
             )
         checked[name] = known[name].convert(value)
+        if name == "preset" and checked[name] not in presets(known):
+            raise ParameterError(no_preset(f"notebook {notebook}", checked[name], presets(known)))
     return checked
+
+
+def presets(known: Mapping[str, Parameter]) -> tuple[str, ...]:
+    """Those that the comment of `preset` lists before any colon, in the order of PRESETS; all if that is no list."""
+    words = known["preset"].help.partition(":")[0] if "preset" in known else ""
+    listed = re.split(r",\s*(?:or\s+)?|\s+or\s+", words.strip())
+    return tuple(preset for preset in PRESETS if preset in listed) if set(listed) <= set(PRESETS) else PRESETS
+
+
+def having(preset: str, folder: str | Path) -> tuple[list[str], dict[str, str]]:
+    """Names of the notebooks in `folder` that have the preset, and for each other one a sentence which says so.
+
+    Raises StudyError if none has it, or one has no parameters cell.
+    """
+    found = {path.stem: presets(of(files.load(path), path.stem)) for path in files.find(folder)}
+    lacking = {name: no_preset(name, preset, own) for name, own in found.items() if preset not in own}
+    if len(lacking) == len(found):
+        raise StudyError(f"no notebook in {folder} has the preset {preset!r}: {'; '.join(lacking.values())}")
+    return [name for name in found if name not in lacking], lacking
 
 
 def _types(node: ast.expr, written: str, notebook: str) -> tuple[Type, ...]:

@@ -27,6 +27,7 @@ class Terminal:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.results: list[JobResult] = []
+        self.skipped: list[str] = []  # a line for each notebook that was left out
         self._stream = stream or sys.stdout
         self._live = self._stream.isatty()
         self._lock = threading.Lock()
@@ -48,7 +49,10 @@ class Terminal:
 
     def __call__(self, event: Event) -> None:
         with self._lock:
-            if event.kind == "start":
+            if event.kind == "skip":
+                self.skipped.append(f"skipped: {event.reason}")
+                self._write(self.skipped[-1] + "\n")
+            elif event.kind == "start":
                 self._running[event.job] = (time.monotonic(), "starting")
             elif event.kind == "cell" and event.job in self._running:
                 start, _ = self._running[event.job]

@@ -6,7 +6,7 @@ import types
 import typing
 from typing import Any
 
-from flatlab.names import PRESETS, nearest, one_of
+from flatlab.names import PRESETS, nearest, no_preset, one_of
 
 STUDIES = ("likelihood_landscapes", "reward_variance", "certified_bounds", "critical_momenta")
 
@@ -16,21 +16,30 @@ def available() -> tuple[str, ...]:
     return STUDIES
 
 
+def presets(study: str) -> tuple[str, ...]:
+    """Names of the presets that `study` has settings for, in their order."""
+    settings = _settings(study)
+    return tuple(preset for preset in PRESETS if hasattr(settings, preset.upper()))
+
+
 def resolve(study: str, preset: str, **overrides: Any) -> Any:
     """The settings of `study` called `preset`, with those overrides that are not None put in.
 
     Args:
         study: one of `available()`; a notebook's name without its number.
-        preset: quick, cpu, gpu or full.
+        preset: quick, cpu, real, gpu or full; one that the study has.
         overrides: fields of the study's settings; None keeps the preset's value. A number stands for a number of
             seeds where the field is a tuple of seeds: seeds=3 means (0, 1, 2).
 
     Raises:
-        ValueError: unknown study, preset or field (the nearest valid name is given).
+        ValueError: unknown study, preset or field (the nearest valid name is given), or a preset that this study lacks
+            (those that it has are given).
         TypeError: a value of another type than the field's.
     """
-    module = importlib.import_module(f"flatlab.studies.{one_of('study', study, STUDIES)}.settings")
-    settings = getattr(module, one_of("preset", preset, PRESETS).upper())
+    module = _settings(study)
+    if one_of("preset", preset, PRESETS) not in presets(study):
+        raise ValueError(no_preset(study, preset, presets(study)))
+    settings = getattr(module, preset.upper())
     hints = typing.get_type_hints(type(settings))
     changes = {}
     for name, value in overrides.items():
@@ -39,6 +48,10 @@ def resolve(study: str, preset: str, **overrides: Any) -> Any:
         if value is not None:
             changes[name] = _fit(name, value, hints[name])
     return dataclasses.replace(settings, **changes)
+
+
+def _settings(study: str) -> types.ModuleType:
+    return importlib.import_module(f"flatlab.studies.{one_of('study', study, STUDIES)}.settings")
 
 
 def _fit(name: str, value: Any, hint: Any) -> Any:

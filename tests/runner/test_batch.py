@@ -137,6 +137,36 @@ def test_requests_that_cannot_be_run_are_refused_before_a_kernel_starts(study: A
     assert not study.out.exists()
 
 
+FOUR = 'preset: str = "quick"  # quick, cpu, gpu or full'
+
+
+def test_a_batch_leaves_out_the_notebooks_that_lack_the_preset(study: Any) -> None:
+    study.notebook("01_without", "1 / 0", parameters=FOUR)
+    study.notebook("02_with", "1", parameters='preset: str = "quick"  # quick or real')
+    study.notebook("03_any", "1", parameters='preset: str = "quick"')
+    events: list[Event] = []
+    options: dict[str, Any] = {"preset": "real", "out": study.out, "notebooks": study.notebooks}
+    results = run(**options, progress=events.append)
+    assert {result.job: result.state for result in results} == {"02_with": "done", "03_any": "done"}
+    assert (events[0].kind, events[0].job, events[0].finished, events[0].total) == ("skip", "01_without", 0, 2)
+    assert events[0].reason == "01_without has no preset 'real'; it has quick, cpu, gpu, full"
+    assert [event.job for event in events[1:] if event.kind == "skip"] == []
+    left = [path.name for path in (study.out / "real").rglob("01_without*")]
+    assert left == [], "no trace that a page could take for a failure"
+
+
+@pytest.mark.usefixtures("no_kernel")
+def test_a_preset_that_a_named_notebook_or_every_notebook_lacks_is_refused(study: Any) -> None:
+    study.notebook("01_without", "1", parameters=FOUR)
+    options: dict[str, Any] = {"preset": "real", "out": study.out, "notebooks": study.notebooks}
+    with pytest.raises(StudyError, match=r"no notebook in .* has the preset 'real': 01_without .*cpu, gpu, full"):
+        run(**options)
+    study.notebook("02_with", "1", parameters='preset: str = "quick"  # quick or real')
+    with pytest.raises(StudyError, match="notebook 01_without has no preset 'real'; it has quick, cpu, gpu, full"):
+        run(["02", "01"], **options)
+    assert not study.out.exists()
+
+
 @pytest.mark.usefixtures("no_kernel")
 def test_an_unwritable_place_is_named_before_a_kernel_starts(study: Any) -> None:
     study.notebook("a", "1")

@@ -39,7 +39,7 @@ def cli(study: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
 
     def call(command: str, *words: str) -> tuple[int, str, str]:
         places = {"list": ["--notebooks"], "run": ["--notebooks", "--out"], "report": ["--out"]}
-        places |= {"record": places["run"], "recompute": ["--notebooks"]}
+        places |= {"record": places["run"], "store": places["run"], "recompute": ["--notebooks"]}
         paths = {"--notebooks": str(study.notebooks), "--out": str(study.out)}
         code = main([command, *words, *(word for name in places[command] for word in (name, paths[name]))])
         out, errors = capsys.readouterr()
@@ -119,6 +119,29 @@ def test_a_run_prints_jobs_claims_and_the_page(study: Any, cli: Any, page: list[
     assert page == [study.folder]
     code, out, _ = cli("run", "02", "--preset", "quick", "--set", "eps=8/255")
     assert (code, "1 job: 1 cached" in out, "A1" in out) == (0, True, False)
+
+
+def test_what_lacks_the_preset_is_skipped_with_a_line_or_refused_by_name(study: Any, cli: Any) -> None:
+    four = 'preset: str = "quick"  # quick, cpu, gpu or full'
+    study.notebook("01_without", "1 / 0", parameters=four)
+    study.notebook("02_with", "1")
+    study.notebook("03_without", "1 / 0", parameters=four)
+    code, out, errors = cli("run", "01", "02", "--preset", "real")
+    assert (code, out, study.out.exists()) == (2, "", False)
+    assert errors == "error: notebook 01_without has no preset 'real'; it has quick, cpu, gpu, full\n"
+    code, out, errors = cli("run", "--preset", "real")
+    said = [
+        f"skipped: {name} has no preset 'real'; it has quick, cpu, gpu, full" for name in ("01_without", "03_without")
+    ]
+    lines = out.splitlines()
+    assert (code, errors, lines[:2], lines[-4:-1]) == (0, "", said, [*said, "1 job: 1 done"])
+    page = (study.out / "real" / "index.html").read_text()
+    assert ("02_with" in page, "without" in page) == (True, False)
+    assert cli("store", "--preset", "real")[:2] == (0, f"stored: {study.notebooks / '02_with.ipynb'}\n")
+    (study.notebooks / "02_with.ipynb").unlink()
+    code, out, errors = cli("run", "--preset", "real")
+    assert (code, out) == (2, "")
+    assert errors.startswith(f"error: no notebook in {study.notebooks} has the preset 'real': 01_without has")
 
 
 def test_a_failure_gives_a_code_a_reason_and_still_a_page(study: Any, cli: Any, page: list[Path]) -> None:

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flatlab.names import PRESETS
 from flatlab.runner import StudyError
-from flatlab.runner.params import ParameterError, check, read
+from flatlab.runner.params import ParameterError, check, presets, read
 
 CELL = """\
 # What a reader may change
@@ -113,7 +114,7 @@ def test_spellings(name: str, value: object, expected: object) -> None:
         ("radii", "", "a list"),
         ("radii", "[a]", "a list"),
         ("radii", 0.1, "a list"),
-        ("preset", "fast", "quick, cpu, gpu, full"),
+        ("preset", "fast", "quick, cpu, real, gpu, full"),
         ("preset", "ful", "did you mean 'full'"),
         ("unknown", 1, "annotate it"),
         ("computed", "1", "annotate it"),
@@ -150,6 +151,31 @@ def test_an_annotation_that_is_not_understood_is_named(annotation: str) -> None:
 def test_a_cell_that_is_not_python_is_named() -> None:
     with pytest.raises(StudyError, match="parameters cell of demo is not valid Python: line 2"):
         read("a: int = 1\nb: int = = 2", "demo")
+
+
+@pytest.mark.parametrize(
+    ("comment", "expected"),
+    [
+        ("quick, cpu, gpu or full", ("quick", "cpu", "gpu", "full")),
+        ("quick, cpu, real, gpu or full: here all the same", PRESETS),
+        ("full, or quick", ("quick", "full")),
+        ("real", ("real",)),
+        ("quick: the full study needs a gpu", ("quick",)),
+        ("size of the full run", PRESETS),
+        ("quick, cpu or another", PRESETS),
+        ("", PRESETS),
+    ],
+)
+def test_the_comment_says_which_presets_there_are(comment: str, expected: tuple[str, ...]) -> None:
+    known = read(f'preset: str = "quick"  # {comment}', "demo")
+    assert presets(known) == expected
+    for preset in PRESETS:
+        if preset in expected:
+            assert check({"preset": preset}, known, "demo") == {"preset": preset}
+        else:
+            words = f"notebook demo has no preset '{preset}'; it has {', '.join(expected)}"
+            with pytest.raises(ParameterError, match=f"^{words}$"):
+                check({"preset": preset}, known, "demo")
 
 
 @settings(deadline=None, max_examples=100)

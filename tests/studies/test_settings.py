@@ -1,18 +1,23 @@
 """Presets: resolved and shape-checked, the ones too large to run here included."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from flatlab import attacks, data, defenses, models, optim, studies, train
 from flatlab.names import PRESETS
+from flatlab.runner import notebooks, params
 from flatlab.studies.certified_bounds import claims as certified_claims
 from flatlab.studies.certified_bounds import settings as certified_bounds
 from flatlab.studies.critical_momenta import claims as momenta_claims
 from flatlab.studies.critical_momenta import settings as critical_momenta
 from flatlab.studies.likelihood_landscapes import settings as likelihood_landscapes
 
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
-@pytest.mark.parametrize("preset", PRESETS)
+
+@pytest.mark.parametrize("preset", studies.presets("likelihood_landscapes"))
 def test_every_preset_is_complete_and_fits_its_data(preset: str) -> None:
     cfg = studies.resolve("likelihood_landscapes", preset)
     assert cfg.dataset in data.available()
@@ -35,7 +40,7 @@ def test_the_weights_in_use_are_among_those_that_were_tried() -> None:
         assert options in studies.resolve("likelihood_landscapes", "cpu").choices(name)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", studies.presets("critical_momenta"))
 def test_every_preset_of_critical_momenta_fits_its_data(preset: str) -> None:
     cfg = studies.resolve("critical_momenta", preset)
     assert cfg.dataset in data.available()
@@ -66,7 +71,7 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", studies.presets("certified_bounds"))
 def test_every_preset_of_certified_bounds_fits_its_data(preset: str) -> None:
     cfg = studies.resolve("certified_bounds", preset)
     assert {"natural", "ibp", "fused"} <= set(cfg.kinds)
@@ -128,6 +133,30 @@ def test_overrides_are_checked_by_name_and_type() -> None:
         studies.resolve("likelihood_landscapes", "qick")
     with pytest.raises(ValueError, match="unknown study"):
         studies.resolve("landscapes", "quick")
+
+
+def test_a_preset_that_a_study_lacks_is_named_with_those_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(likelihood_landscapes, "REAL", raising=False)
+    assert studies.presets("likelihood_landscapes") == ("quick", "cpu", "gpu", "full")
+    with pytest.raises(ValueError, match="^likelihood_landscapes has no preset 'real'; it has quick, cpu, gpu, full$"):
+        studies.resolve("likelihood_landscapes", "real")
+    monkeypatch.setattr(likelihood_landscapes, "REAL", likelihood_landscapes.CPU, raising=False)
+    assert studies.presets("likelihood_landscapes") == ("quick", "cpu", "real", "gpu", "full")
+    assert studies.resolve("likelihood_landscapes", "real") == likelihood_landscapes.CPU
+
+
+@pytest.mark.parametrize("study", studies.available())
+def test_the_notebook_says_which_presets_its_study_has(study: str) -> None:
+    (path,) = NOTEBOOKS.glob(f"*_{study}.ipynb")
+    said = params.presets(params.of(notebooks.load(path), path.stem))
+    assert said == studies.presets(study), f"the comment of `preset` in {path.name}"
+    for preset in said:
+        studies.resolve(study, preset)
+
+
+def test_the_first_notebook_runs_with_every_preset() -> None:
+    first = notebooks.load(NOTEBOOKS / "00_start_here.ipynb")
+    assert params.presets(params.of(first, "00_start_here")) == PRESETS
 
 
 def test_the_grid_is_a_product() -> None:
