@@ -13,6 +13,7 @@ from flatlab.studies.certified_bounds import settings as certified_bounds
 from flatlab.studies.critical_momenta import claims as momenta_claims
 from flatlab.studies.critical_momenta import settings as critical_momenta
 from flatlab.studies.likelihood_landscapes import settings as likelihood_landscapes
+from flatlab.studies.reward_variance import settings as reward_variance
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
@@ -157,6 +158,25 @@ def test_the_notebook_says_which_presets_its_study_has(study: str) -> None:
 def test_the_first_notebook_runs_with_every_preset() -> None:
     first = notebooks.load(NOTEBOOKS / "00_start_here.ipynb")
     assert params.presets(params.of(first, "00_start_here")) == PRESETS
+
+
+@pytest.mark.parametrize("preset", studies.presets("reward_variance"))
+def test_every_preset_of_reward_variance_fits_together(preset: str) -> None:
+    cfg = studies.resolve("reward_variance", preset)
+    assert not set(cfg.seeds) & set(cfg.tuning_seeds), "reported seeds must not be those of the tuning"
+    assert cfg.text in data.text.TEXTS
+    assert cfg.batch % cfg.k == 0
+    assert cfg.scored <= cfg.prompts
+    assert cfg.moments[-1] == cfg.steps
+    assert set(reward_variance.PAPER) | {"gold"} <= set(cfg.runs["rloo", "sgd"]) <= set(reward_variance.TEACHERS)
+    assert all(
+        run in cfg.rates and set(teachers) <= set(reward_variance.TEACHERS) for run, teachers in cfg.runs.items()
+    )
+    length = cfg.prompt + cfg.response
+    for options in cfg.policies.values():
+        with torch.device("meta"):
+            policy = models.build("char_gpt", (length,), 60, options=options)
+            assert policy(torch.zeros(2, length, dtype=torch.int64)).shape == (2, length, 60)
 
 
 def test_the_grid_is_a_product() -> None:

@@ -1,6 +1,7 @@
 """All lessons of all classrooms: what each teacher brought, and how well it was known before."""
 
 import copy
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from flatlab import rlhf
-from flatlab.stats import Estimate, paired_difference
+from flatlab.stats import Estimate, mean, paired_difference
 from flatlab.studies.reward_variance.pipeline import Classroom
 from flatlab.studies.reward_variance.settings import MIXES, RewardVariance
 
@@ -81,14 +82,32 @@ class Lessons:
             found.setdefault(s, []).append(group[measure].corr(group[value], method=kind))
         return np.array([np.mean(each) for each in found.values()])
 
-    def advantage(self, measure: str, other: str, teachers: tuple[str, ...], value: str, **options: Any) -> Estimate:
+    def ran(self, teachers: Iterable[str], algo: str = "rloo", optimizer: str = "sgd") -> bool:
+        """Whether each of the teachers was trained with, by this algorithm and optimizer."""
+        return set(teachers) <= set(self.cfg.runs.get((algo, optimizer), ()))
+
+    def correlated(self, measure: str, value: str, teachers: tuple[str, ...]) -> Estimate | None:
+        """The mean of `correlations` over seeds; None if a teacher was left out."""
+        if not self.ran(teachers):
+            return None
+        return mean(self.correlations(measure, value, teachers), support=(-1, 1))
+
+    def advantage(
+        self, measure: str, other: str, teachers: tuple[str, ...], value: str, *, algo: str = "rloo", **options: Any
+    ) -> Estimate | None:
         """By how much the correlation of a measure with what was learned exceeds that of another one, paired by seed.
 
         Args:
             measure, other: columns of `measures`.
             teachers, value: as in `correlations`.
-            options: further ones of `correlations`.
+            algo, options: further ones of `correlations`.
+
+        Returns:
+            The estimate, or None if a teacher was left out.
         """
+        if not self.ran(teachers, algo):
+            return None
+        options["algo"] = algo
         pair = (self.correlations(name, value, teachers, **options) for name in (measure, other))
         return paired_difference(*pair)
 
@@ -115,7 +134,7 @@ class Lessons:
 
     def cost(self, algo: str, optimizer: str) -> Array | None:
         """By how much more the ground truth teaches without an offset than with one, (seeds,); None if not run."""
-        if (algo, optimizer) not in self.cfg.runs:
+        if not self.ran(("gold", "gold + 3b"), algo, optimizer):
             return None
         table = self.table("gold", algo, optimizer)
         return (table["gold"] - table["gold + 3b"]).to_numpy()
@@ -129,7 +148,8 @@ class Lessons:
         rows = {}
         for algo, optimizer in self.cfg.runs:
             table = self.table("gold", algo, optimizer)
-            rows[algo, optimizer] = {f"{a} against {b}": float((table[a] - table[b]).mean()) for a, b in pairs}
+            both = [pair for pair in pairs if self.ran(pair, algo, optimizer)]
+            rows[algo, optimizer] = {f"{a} against {b}": float((table[a] - table[b]).mean()) for a, b in both}
         return pd.DataFrame(rows).T.rename_axis(["algorithm", "optimizer"])
 
 
