@@ -23,6 +23,7 @@ from flatlab.rlhf.best_of_n import best_of_n
 from flatlab.rlhf.correlation import correlation_table
 from flatlab.rlhf.flow import FlowResult, gradient_ascent, gradient_flow
 from flatlab.rlhf.gain import time_to_gain
+from flatlab.rlhf.hugging_face import HuggingFaceLM, SequenceReward
 from flatlab.rlhf.losses import bradley_terry_loss, kl_penalty
 from flatlab.rlhf.measures import (
     RewardNormalizer,
@@ -42,9 +43,11 @@ from flatlab.rlhf.tiny_gpt import TinyGPT
 __all__ = [
     "AutoregressiveTable",
     "FlowResult",
+    "HuggingFaceLM",
     "PolicyHistory",
     "RewardModel",
     "RewardNormalizer",
+    "SequenceReward",
     "SoftmaxPolicy",
     "TinyGPT",
     "best_of_n",
