@@ -84,6 +84,11 @@ def ending(eos: int | None, pad: int | None) -> None:
         raise ValueError(f"eos={eos} needs a pad of another value, got pad={pad}: responses end at different places")
 
 
+def _full(values: Tensor) -> Tensor:
+    """In float32 at least: half precision is for products, not for probabilities."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 @torch.no_grad()
 def sample(
     model: nn.Module,
@@ -121,12 +126,12 @@ def sample(
     where = device if generator is None else generator.device
     draws = torch.rand(len(prompts), count, generator=generator, dtype=torch.float64, device=where).to(device)
     tokens = torch.full((len(prompts), count), 0 if pad is None else pad, device=device)
-    logps = torch.zeros(len(prompts), count, device=device)
+    logps = torch.zeros(len(prompts), count, device=device, dtype=_full(next(model.parameters())).dtype)
     open_ = torch.ones(len(prompts), dtype=torch.bool, device=device)
     with evaluating(model):
         hidden = lm.hidden(prompts, starts=starts, cache=cache)
         for step in range(count):
-            logp = (lm.head(hidden[:, -1]).float() / heat).log_softmax(1)
+            logp = (_full(lm.head(hidden[:, -1])) / heat).log_softmax(1)
             mass = logp.double().exp().cumsum(1)
             token = (mass <= draws[:, step, None] * mass[:, -1:]).sum(1).clamp(max=lm.symbols - 1)
             tokens[:, step] = torch.where(open_, token, tokens[:, step])
@@ -165,6 +170,6 @@ def response_logps(
         raise ValueError(f"{len(prompts)} prompts need as many responses, got {len(responses)}")
     whole = codes("prompts and responses", torch.cat([prompts, responses], 1), lm)
     hidden = lm.hidden(whole[:, :-1], starts=beginnings(prompts, pad))[:, prompts.shape[1] - 1 :]
-    logps = (lm.head(hidden).float() / checks.positive("temperature", temperature)).log_softmax(2)
+    logps = (_full(lm.head(hidden)) / checks.positive("temperature", temperature)).log_softmax(2)
     chosen = logps.gather(2, responses[:, :, None])[:, :, 0]
     return torch.where(written(responses, eos), chosen, 0.0)

@@ -36,7 +36,8 @@ class RewardModel(nn.Module):
         self.pool, self.pad = checks.one_of("pool", pool, ("mean", "last")), pad
         lm: Any = trunk
         self.trunk, width = copy.deepcopy(lm), int(lm.width)
-        self.score = nn.Linear(width, 1).to(next(trunk.parameters()).device)
+        like = next(trunk.parameters())
+        self.score = nn.Linear(width, 1).to(like.device, torch.promote_types(like.dtype, torch.float32))
         draws = torch.randn(width, generator=torch.Generator().manual_seed(seed))
         with torch.no_grad():
             self.score.weight.copy_(draws / math.sqrt(width + 1))
@@ -45,7 +46,7 @@ class RewardModel(nn.Module):
     def forward(self, prompts: Tensor, responses: Tensor | None = None) -> Tensor:
         tokens = prompts if responses is None else torch.cat([prompts, responses], 1)
         codes("tokens", tokens, self.trunk)
-        hidden = self.trunk.hidden(tokens, starts=beginnings(tokens, self.pad)).float()
+        hidden = self.trunk.hidden(tokens, starts=beginnings(tokens, self.pad)).to(self.score.weight.dtype)
         used = torch.ones_like(tokens) if self.pad is None else (tokens != self.pad).long()
         if self.pool == "last":
             last = (used * torch.arange(1, tokens.shape[1] + 1, device=tokens.device)).argmax(1)

@@ -107,9 +107,10 @@ CPU = RewardVariance(seeds=(0, 1, 2))
 
 QUICK = RewardVariance(
     seeds=(0, 1, 2),
+    policies={"narrow": {"width": 32, "layers": 1, "heads": 4}},
     flows=60,
-    windows=6400,
-    pairs=400,
+    windows=9600,
+    pairs=600,
     scored=64,
     judged=32,
     off_pairs=300,
