@@ -137,8 +137,10 @@ def policy_gradient(
     checks.one_of("algo", algo, ALGORITHMS)
     checks.one_of("optimizer", optimizer, OPTIMIZERS)
     checks.at_least("k", k, 2)
+    checks.one_of("scale", scale, ("group", "batch", "none"))
     penalty = checks.one_of("kl", kl or ("k1" if algo == "rloo" else "k3"), ("k1", "k2", "k3"))
     lam, bound = checks.nonnegative("kl_coef", kl_coef), math.inf if clip is None else checks.positive("clip", clip)
+    longest = math.inf if grad_clip is None else checks.positive("grad_clip", grad_clip)
     if checks.at_least("batch", batch, k) % k:
         raise ValueError(f"batch must be a multiple of k, got batch={batch} responses and k={k} a prompt")
     if policy is ref:
@@ -185,7 +187,7 @@ def policy_gradient(
                 elif lam and penalty == "k3":
                     loss = loss + lam * kl_penalty(logps, near, "k3").sum(1).mean()
                 loss.backward()
-                norm = float(torch.nn.utils.clip_grad_norm_(parameters, grad_clip or math.inf))
+                norm = float(torch.nn.utils.clip_grad_norm_(parameters, longest))
                 if not math.isfinite(loss.item() + norm):
                     raise TrainingDiverged(f"loss {loss.item():g} and gradient {norm:g} at step {step + 1}; lower lr")
                 stepper.step()

@@ -122,7 +122,10 @@ def train_reward_model(
     """
     if pairs.ndim != 3 or pairs.shape[1] != 2 or not pairs.numel():
         raise ValueError(f"pairs must be (P, 2, T) with P >= 1, got {tuple(pairs.shape)}")
-    margins = torch.as_tensor(0.0 if margin is None else margin).expand(len(pairs)).to(pairs.device)
+    wanted = torch.as_tensor(0.0 if margin is None else margin)
+    if wanted.ndim and wanted.shape != (len(pairs),):
+        raise ValueError(f"margin must be a number or ({len(pairs)},), got {tuple(wanted.shape)}")
+    margins = wanted.expand(len(pairs)).to(pairs.device)
 
     def objective(net: nn.Module, x: Tensor, y: Tensor, step_fraction: float = 1.0) -> Tensor:
         rewards = net(x.flatten(0, 1)).view(-1, 2)
