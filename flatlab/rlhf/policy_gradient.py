@@ -172,6 +172,8 @@ def policy_gradient(
                 scores = judged("reward", reward(x, y), batch).to(old).view(-1, k)
                 truth = math.nan if gold is None else float(judged("gold", gold(x, y), batch).double().mean())
             away = (old - near).sum(1).view(-1, k)
+            if not away.isfinite().all():
+                raise TrainingDiverged(f"ln p - ln ref is not finite at step {step + 1}; lower lr")
             inside = lam * away if penalty == "k1" else 0.0
             advantage = (
                 rloo_advantages(scores, inside) if algo == "rloo" else grpo_advantages(scores - inside, scale)
