@@ -228,7 +228,7 @@ def test_a_seed_is_a_model() -> None:
 def test_the_centre_draws_rewards_to_zero() -> None:
     pairs = easy(0)
     sums = {
-        center: float(trained(center=center)(pairs.flatten(0, 1)).view(-1, 2).sum(1).square().mean())
+        center: trained(center=center)(pairs.flatten(0, 1)).view(-1, 2).sum(1).square().mean().item()
         for center in (0.0, 0.01, 1.0)
     }
     assert sums[1.0] < 0.5 * sums[0.01] < sums[0.0]
