@@ -200,7 +200,7 @@ CHANGES = (
         "2026-11-26",
         "C14.1 C15 C18",
         "Computed in float64, and C15 with rewards times 1,024 and 16,384 instead of 1 and 16, after a first run of "
-        "the `cpu` preset: in float32, rounding had flipped a sampled character in two of three seeds, from where equal "
-        "trainings go apart, and Adam's eps was not small. No rule was changed, nor any other computation.",
+        "the `cpu` preset: in float32, rounding had flipped a sampled character in two of three seeds, where equal "
+        "trainings went apart, and Adam's eps was not small. No rule was changed, nor any other computation.",
     ),
 )
