@@ -179,7 +179,7 @@ def best_of_n_margins(instances: int, seed: int, rivals: int = 50) -> Array:
     return (found.amax(0) - torch.as_tensor(perfect)).numpy()
 
 
-def slices(seed: int, span: float = 6.0, n: int = 31) -> dict[str, flatness.Plane]:
+def slices(seed: int, span: float = 3.0, n: int = 31) -> dict[str, flatness.Plane]:
     """Expected reward over a plane of logits, less that of its middle, for three reward models of sixteen outputs.
 
     The plane is spanned by the gradients of the first and of the last one's mean, the latter at a right angle.
