@@ -151,6 +151,9 @@ def test_scores_of_grpo_do_not_see_the_scale(small: Make) -> None:
     plain, rloo = score(policy, rewards, algo="grpo", k=4, scale="none"), score(policy, rewards, k=4)
     for name in rewards:  # RLOO's advantages are k / (k - 1) times as large
         assert 4 / 3 * plain[name] == pytest.approx(rloo[name])
+    for algo in ("rloo", "grpo"):
+        itself = score(policy, {"rm": RM}, RM, algo=algo, k=4)
+        assert score(policy, {"rm": RM}, None, algo=algo, k=4) == pytest.approx(itself)
     gold_twice = score(policy, rewards, lambda x, y: 2 * GOLD(x, y), algo="grpo", k=4)
     assert gold_twice["rm"] == pytest.approx(2 * score(policy, rewards, algo="grpo", k=4)["rm"])
 
