@@ -206,7 +206,7 @@ def test_the_policy_stays_as_it_is(small: Make) -> None:
         ({"rewards": {"mine": lambda x, y: RM(x, y)[1:]}}, r"mine must return one number.*\(15,\)"),
         ({"gold": lambda x, y: RM(x, y) + math.inf}, "gold returned inf for text 0"),
     ],
-    ids=str,
+    ids=lambda value: ", ".join(value) if isinstance(value, dict) else str(value),  # no addresses of functions
 )
 def test_bad_input(small: Make, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
