@@ -11,7 +11,6 @@ paper's own code takes GRPO's penalty without a gradient, so that it pulls nowhe
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -160,7 +159,7 @@ def policy_gradient(
     history, draws = PolicyHistory(), SeedGenerators(seed, prompts.device)
     parts: dict[str, Any] = {"policy": policy, "optimizer": stepper, "history": history, "draws": draws}
     if checkpoint is not None:
-        resume_training(checkpoint, parts, settings=json.loads(json.dumps(settings)), device=prompts.device)
+        resume_training(checkpoint, parts, settings=settings, device=prompts.device)
     order = _order(len(prompts), batch // k, steps, seed).to(prompts.device)
     text: dict[str, Any] = {"temperature": temperature, "eos": eos, "pad": pad}
     with evaluating(policy), evaluating(ref):

@@ -161,8 +161,7 @@ def checks(room: Classroom) -> dict[str, float]:
     In float64: rounding flips a sampled character now and then, and from there on two equal trainings go apart. For the
     same reason Adam's rewards are large, so that its eps is small beside their gradients.
     """
-    dialled = room.teachers["gold + 3b"]
-    scale = dialled.normalizer.scale  # type: ignore[attr-defined]
+    scale = room.teachers["gold + 3b"].normalizer.scale
     adam = [_ends(room, "gold", "adam", kl_coef=0.0, factor=factor) for factor in (2.0**10, 2.0**14)]
     rate, lam = room.cfg.rates["rloo", "sgd"], room.cfg.kl_coef
     sgd = [_ends(room, "gold", "sgd"), _ends(room, "gold + 3b", "sgd", lr=rate / scale, kl_coef=lam * scale)]

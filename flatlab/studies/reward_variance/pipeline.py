@@ -16,6 +16,17 @@ from flatlab.studies.reward_variance.settings import MIXES, RewardVariance
 Reward = Callable[[Tensor, Tensor], Tensor]
 
 
+@dataclass(frozen=True)
+class Standardized:
+    """A reward model with mean 0 and variance 1 on the initial policy's answers."""
+
+    reward: Reward
+    normalizer: rlhf.RewardNormalizer
+
+    def __call__(self, prompts: Tensor, responses: Tensor) -> Tensor:
+        return self.normalizer.transform(self.reward(prompts, responses))
+
+
 class Classroom:
     """Everything that precedes the policy gradient, and the policy gradient with any of the teachers.
 
@@ -69,7 +80,7 @@ class Classroom:
         generator = torch.Generator(self.device).manual_seed(self.seed + 7919 if seed is None else seed)
         return rlhf.sample(policy, prompts, self.cfg.response, generator=generator)[0]
 
-    def _teachers(self) -> dict[str, Reward]:
+    def _teachers(self) -> dict[str, Standardized]:
         cfg, gold = self.cfg, self.gold
         prompts = self.pieces("train", cfg.pairs, cfg.prompt)
         on, off = self.texts_of(prompts, own=True), self.texts_of(prompts, own=False)
@@ -94,8 +105,8 @@ class Classroom:
                 teachers[f"{name} + {label}"] = self._standardized(dialled)
         return teachers
 
-    def _standardized(self, reward: Reward) -> Reward:
-        return _Standardized(reward, rlhf.RewardNormalizer.fit(self._rewards(reward)))
+    def _standardized(self, reward: Reward) -> Standardized:
+        return Standardized(reward, rlhf.RewardNormalizer.fit(self._rewards(reward)))
 
     def _rewards(self, reward: Reward) -> Tensor:
         with torch.no_grad():
@@ -178,15 +189,6 @@ class Classroom:
             policy, self.policy, self.teachers[name], self.prompts, algo=algo, optimizer=optimizer, **options
         )
         return rows
-
-
-@dataclass(frozen=True)
-class _Standardized:
-    reward: Reward
-    normalizer: rlhf.RewardNormalizer
-
-    def __call__(self, prompts: Tensor, responses: Tensor) -> Tensor:
-        return self.normalizer.transform(self.reward(prompts, responses))
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class RewardVariance:
     """
 
     seeds: tuple[int, ...]
-    tuning_seeds: tuple[int, ...] = (100, 101)
+    tuning_seeds: tuple[int, ...] = (100, 101, 102, 103)
     instances: int = 500
     flows: int = 100
     text: str = "python_topics"
