@@ -15,6 +15,7 @@ from flatlab.stats.paired import (
     mean,
     paired_columns,
     paired_difference,
+    paired_wins,
     trend,
 )
 from flatlab.stats.ranks import pearson, permutation_test, spearman
@@ -56,6 +57,7 @@ __all__ = [
     "p_value",
     "paired_columns",
     "paired_difference",
+    "paired_wins",
     "pearson",
     "permutation_test",
     "proportion",

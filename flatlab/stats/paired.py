@@ -62,7 +62,28 @@ def paired_difference(
 
 
 @analysis("a", "b")
-def crossed_difference(a: ArrayLike, b: ArrayLike, *, level: float = 0.95) -> Estimate:
+def paired_wins(a: ArrayLike, b: ArrayLike, *, level: float = 0.95, lower: bool = True) -> Estimate:
+    """The share of units in which a beats b less the share in which b beats a, in [-1, 1]; for a rule about 0.
+
+    A run that diverged loses to one that did not, whatever the size of the losses; two that diverged tie. Where
+    differences have to be averaged instead, `paired_difference(worst=...)` says what such a run counts as.
+
+    Args:
+        a, b: (n,) one number a unit, in the same order of units; NaN and infinities are runs that diverged.
+        level: of the interval, which is that of paired shares; five wins of five do not decide at 95 %, six of six do.
+        lower: whether lower numbers win.
+    """
+    first, second = (np.where(np.isfinite(v), v, np.inf if lower else -np.inf) for v in map(_numbers, (a, b)))
+    if first.shape != second.shape:
+        raise ValueError(f"a and b must be paired by unit, got {first.size} and {second.size} values")
+    ahead, behind = (first < second, first > second) if lower else (first > second, first < second)
+    if first.size == 1:
+        return Estimate(float(ahead[0]) - float(behind[0]), None, None, 1, kind="one unit, no interval")
+    return replace(_paired_shares(ahead.astype(float), behind.astype(float), level), kind=f"wins, {percent(level)}")
+
+
+@analysis("a", "b")
+def crossed_difference(a: ArrayLike, b: ArrayLike, *, level: float = 0.95, worst: float | None = None) -> Estimate:
     """Mean of a - b over seeds crossed with test samples, for other seeds and other samples.
 
     A two-way layout of random effects: the variance of the mean is that of the rows' means plus that of the columns'
@@ -73,8 +94,10 @@ def crossed_difference(a: ArrayLike, b: ArrayLike, *, level: float = 0.95) -> Es
     Args:
         a, b: (S, N) one number (or truth value) a seed and test sample, in the same order; S is the n of the estimate.
         level: of the interval.
+        worst: what a NaN or an infinity in either counts as, such as each sample of a run that diverged; None makes
+            them an error.
     """
-    return _crossed(a, b, level)
+    return _crossed(a, b, level, worst)
 
 
 @analysis("a", "b", level=0.9)
@@ -90,7 +113,7 @@ def equivalence(
         level: 0.9 for alpha = .05.
         worst, support: as in `paired_difference`.
     """
-    made = _crossed(a, b, level) if np.ndim(a) == 2 else _paired(a, b, level, worst, support)
+    made = _crossed(a, b, level, worst) if np.ndim(a) == 2 else _paired(a, b, level, worst, support)
     return replace(made, kind=f"two one-sided tests, {made.kind}")
 
 
@@ -195,6 +218,14 @@ def _paired(a: ArrayLike, b: ArrayLike, level: float, worst: float | None, suppo
     return _mean(first - second, level, reach, "paired t")
 
 
+def _numbers(values: ArrayLike) -> Array:
+    """(n,) numbers, NaN among them."""
+    array = np.asarray(values, dtype=float)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"a and b must be non-empty arrays (n,) of numbers, got shape {array.shape}")
+    return array
+
+
 def _paired_shares(a: Array, b: Array, level: float) -> Estimate:
     from scipy.stats import binomtest, norm
 
@@ -214,8 +245,8 @@ def _paired_shares(a: Array, b: Array, level: float) -> Estimate:
     return Estimate(value, low, high, a.size, kind=f"paired shares, {percent(level)}")
 
 
-def _crossed(a: ArrayLike, b: ArrayLike, level: float) -> Estimate:
-    first, second = (vector(name, values, axes=2) for name, values in (("a", a), ("b", b)))
+def _crossed(a: ArrayLike, b: ArrayLike, level: float, worst: float | None) -> Estimate:
+    first, second = (vector(name, values, worst=worst, axes=2) for name, values in (("a", a), ("b", b)))
     if first.shape != second.shape:
         raise ValueError(f"a and b must hold the same seeds and samples, got shapes {first.shape} and {second.shape}")
     difference, shares = first - second, bool(np.isin([first, second], (0, 1)).all())

@@ -84,7 +84,7 @@ def unpack(value: Any) -> Any:
         bits = np.array(rows, dtype=bool)
         return bits[0] if head.endswith("in one row") else bits
     table = [[float(number) for number in row.split()] for row in value.split(";") if row.strip()]
-    return np.array(table if value.endswith(";") else table[0])
+    return np.array(table if value.endswith(";") else table[0] if table else [])
 
 
 def t_interval(values: Array, level: float) -> tuple[float, float]:

@@ -223,3 +223,35 @@ def test_entries_are_crossed_on_the_seeds_that_both_have():
     assert stats.crossed_columns(table, "a", "b") == stats.crossed_difference(HITS[0][:4], HITS[1][:4])
     assert stats.crossed_columns(table, "b", "a", make=stats.equivalence).level == 0.9
     assert stats.crossed_columns(table, "a", "absent") is None
+
+
+def test_a_run_that_diverged_loses_by_wins():
+    nan, inf = math.nan, math.inf
+    won = stats.paired_wins([1, 2, 3, 4, 5, 6], [2, 3, nan, inf, 6, 7])
+    assert won.value == 1
+    assert won.low > 0
+    assert ends(won) == ends(stats.paired_difference([1] * 6, [0] * 6)), "the interval of paired shares"
+    assert stats.paired_wins([nan, 1, 1, 1], [1, 2, 1, nan]).value == 0.25, "one lost, two won, one tied"
+    assert stats.paired_wins([nan, inf], [nan, nan]).value == 0, "two that diverged tie"
+    assert stats.paired_wins([2, -inf, 3, 2], [1, 0, nan, 3], lower=False).value == 0
+    assert stats.recompute(won.source) == won
+    assert stats.paired_wins([1.0], [nan]).low is None
+    for bad in (([1, 2], [1]), ([], []), ([[1]], [[1]])):
+        with pytest.raises(ValueError, match=r"paired by unit|non-empty"):
+            stats.paired_wins(*bad)
+
+
+def test_crossed_values_of_a_run_that_diverged_count_as_the_worst():
+    a, b = np.arange(12.0).reshape(3, 4), np.ones((3, 4))
+    filled = stats.crossed_difference(np.vstack([a, np.full(4, 20.0)]), np.vstack([b, b[:1]]))
+    found = stats.crossed_difference(np.vstack([a, np.full(4, np.nan)]), np.vstack([b, b[:1]]), worst=20.0)
+    assert (found.value, *ends(found)) == (filled.value, *ends(filled))
+    assert stats.equivalence(np.full((2, 3), np.inf), np.zeros((2, 3)), worst=1.0).value == 1
+    with pytest.raises(ValueError, match="worst="):
+        stats.crossed_difference([[1, np.nan]], [[1, 2]])
+
+
+def test_no_units_at_all_are_an_error():
+    for function in (stats.paired_difference, stats.paired_wins):
+        with pytest.raises(ValueError, match="non-empty"):
+            function([], [])
