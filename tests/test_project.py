@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "flatlab"
 
 SUBJECTS = {"attacks", "defenses", "bounds", "ebm", "dg", "gan", "rlhf"}
-# What each room imports, and may import: base <- data, models, flatness, optim... <- train <- subjects <- studies.
+# What each room imports, and may import: base <- data, models, flatness, samplers... <- train <- subjects <- studies.
 ALLOWED: dict[str, set[str]] = {
     "names": set(),
     "checks": {"names"},
@@ -27,12 +27,13 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"checks", "modes"},
     "test_functions": {"checks"},
     "flatness": {"checks", "modes"},
+    "samplers": {"checks", "rng"},
     "optim": {"checks"},
     "train": {"checks", "files", "modes", "rng", "models", "test_functions"},
     "stats": set(),
     "claims": {"names", "files", "stats"},
     "attacks": {"checks", "modes"},
-    "defenses": {"checks", "modes", "rng", "train"},
+    "defenses": {"checks", "modes", "rng", "samplers", "train"},
     "bounds": {"checks", "modes", "models", "flatness", "train"},
     "rlhf": {"checks", "modes", "rng", "stats", "data", "models", "train"},
     "studies": {
@@ -222,7 +223,19 @@ def test_the_lock_pins_everything_exactly_and_names_no_place() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["flatness", "attacks", "defenses", "bounds", "models", "rlhf", "train", "data", "test_functions"]
+    "name",
+    [
+        "flatness",
+        "attacks",
+        "defenses",
+        "bounds",
+        "models",
+        "rlhf",
+        "train",
+        "data",
+        "test_functions",
+        "samplers",
+    ],
 )
 def test_subject_packages_need_torch_and_numpy_alone(name: str) -> None:
     heavy = "scipy sklearn pandas pyarrow PIL matplotlib seaborn foolbox papermill dask distributed nbformat IPython"

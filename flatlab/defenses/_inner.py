@@ -95,11 +95,6 @@ def rademacher_like(x: Tensor, rng: SeedGenerators) -> Tensor:
     return rng.rademacher(x.shape).to(x)
 
 
-def normal_like(x: Tensor, rng: SeedGenerators) -> Tensor:
-    """Standard normal, in the shape, dtype and place of x."""
-    return rng.normal(x.shape).to(x)
-
-
 def per_sample(value: Tensor, x: Tensor) -> Tensor:
     """Reshape values (N,) so that they broadcast over the samples of x."""
     return value.reshape(-1, *[1] * (x.ndim - 1))

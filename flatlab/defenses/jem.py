@@ -17,14 +17,13 @@ known to diverge: more steps, a smaller lr, smooth activations and `l2` help. It
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flatlab import checks
-from flatlab.defenses._inner import normal_like, per_sample, value_and_gradient
 from flatlab.defenses.base import Defense
 from flatlab.modes import evaluating
+from flatlab.samplers import ReplayBuffer, langevin, normal_like
 
 
 @dataclass(kw_only=True, eq=False)
@@ -63,10 +62,16 @@ class Jem(Defense):
         checks.at_least("steps", self.steps, 1)
         checks.at_least("buffer_size", self.buffer_size, 1)
         checks.positive("lr", self.lr)
-        if checks.nonnegative("reinit", self.reinit) > 1:
-            raise ValueError(f"reinit is a probability and must lie in [0, 1], got {self.reinit!r}")
-        self.buffer: Tensor | None = None
-        """Chains (S * buffer_size, ...), those of the first seed first."""
+        self._replay = ReplayBuffer(self.buffer_size, reinit=self.reinit)
+
+    @property
+    def buffer(self) -> Tensor | None:
+        """Chains (S * buffer_size, ...), those of the first seed first; None before the first step."""
+        return self._replay.chains
+
+    @buffer.setter
+    def buffer(self, chains: Tensor | None) -> None:
+        self._replay.chains = chains
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
         samples = self.sample(model, x)
@@ -77,33 +82,15 @@ class Jem(Defense):
 
     def sample(self, model: nn.Module, x: Tensor) -> Tensor:
         """Continue as many chains as x has rows, put them back into the buffer, and return them, detached."""
-        buffer, index = self._buffer_for(x), self._chains(len(x))
-        fresh = self.rng.uniform(x.shape)
-        restart = self.rng.uniform((len(x),)) < self.reinit
-        point = torch.where(per_sample(restart, x), fresh, buffer[index]).to(x)
+        index, start = self._replay.draw(x, self.rng, self.rng.uniform)
         with evaluating(model):
-            for _ in range(self.steps):
-                _, gradient = value_and_gradient(lambda p: model(p).logsumexp(1), point, create_graph=False)
-                point = point.add(gradient, alpha=self.lr).add_(normal_like(x, self.rng), alpha=self.std)
-        buffer[index] = point.to(buffer)
-        return point
-
-    def _buffer_for(self, x: Tensor) -> Tensor:
-        shape = (len(self.rng) * self.buffer_size, *x.shape[1:])
-        if self.buffer is None:
-            self.buffer = self.rng.uniform(shape)
-        if self.buffer.shape != shape:
-            raise ValueError(
-                f"the replay buffer holds {tuple(self.buffer.shape)}, these inputs need {shape}: "
-                "start with a fresh copy, defense.seeded(...)"
+            samples = langevin(
+                lambda point: model(point).logsumexp(1),
+                start,
+                self.steps,
+                step=self.lr,
+                noise=self.std,
+                generator=self.rng,
             )
-        return self.buffer
-
-    def _chains(self, rows: int) -> Tensor:
-        """Rows of the buffer, distinct, as many for each seed."""
-        seeds = len(self.rng)
-        each = rows // seeds
-        if each > self.buffer_size:
-            raise ValueError(f"buffer_size={self.buffer_size} is smaller than the batch of {each}; enlarge it")
-        first = torch.arange(seeds, device=self.rng.device)[:, None] * self.buffer_size
-        return (self.rng.permutations(self.buffer_size)[:, :each] + first).flatten()
+        self._replay.store(index, samples)
+        return samples

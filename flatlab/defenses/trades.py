@@ -19,10 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flatlab import checks
-from flatlab.defenses._inner import ascend, normal_like
+from flatlab.defenses._inner import ascend
 from flatlab.defenses.base import Defense
 from flatlab.modes import evaluating
 from flatlab.rng import SeedGenerators
+from flatlab.samplers import normal_like
 
 
 @dataclass(kw_only=True, eq=False)

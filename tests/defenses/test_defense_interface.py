@@ -49,6 +49,13 @@ def test_a_seeded_copy_shares_neither_generators_nor_memory() -> None:
     assert copy.buffer_size == 10
 
 
+def test_chains_run_in_eval_mode_and_count_no_batch() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4), nn.Linear(4, 3)).train()
+    defenses.make("jem", eps=0.1, buffer_size=10, steps=3)(model, torch.rand(5, 1, 2, 2), torch.zeros(5).long())
+    assert model[1].num_batches_tracked == 2, "the data and the samples, once each"
+    assert model.training
+
+
 def test_a_state_of_another_defense_or_seed_count_is_refused() -> None:
     model, x, y = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.rand(5, 1, 2, 2), torch.zeros(5, dtype=torch.long)
     jem = defenses.make("jem", eps=0.1, buffer_size=10, steps=1)
