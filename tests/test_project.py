@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "test_functions": {"checks"},
     "flatness": {"checks", "modes"},
     "samplers": {"checks", "rng"},
+    "metrics": {"checks"},
     "optim": {"checks"},
     "train": {"checks", "files", "modes", "rng", "models", "test_functions"},
     "stats": set(),
@@ -235,6 +236,7 @@ def test_the_lock_pins_everything_exactly_and_names_no_place() -> None:
         "data",
         "test_functions",
         "samplers",
+        "metrics",
     ],
 )
 def test_subject_packages_need_torch_and_numpy_alone(name: str) -> None:
