@@ -134,7 +134,7 @@ def fit(
     if len(x) * x[0].numel() <= 1e7:  # small sets once; large ones batch by batch, to spare memory
         x = as_float(x)
     stepper = Stepper(
-        model.parameters(),
+        [*model.parameters(), *goal.parameters()],
         recipe.optimizer,
         lr=recipe.lr,
         options=recipe.options,

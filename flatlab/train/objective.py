@@ -46,6 +46,10 @@ class Objective(ABC):
         """The objective to train with: a copy with a fresh random generator per seed, if it draws any numbers."""
         return self
 
+    def parameters(self) -> Sequence[nn.Parameter]:
+        """What is trained beside the model's weights; with S stacked networks their first axis is S."""
+        return ()
+
     def state_dict(self) -> Mapping[str, Any]:
         """What its next value depends on besides its arguments and settings; it becomes part of checkpoints."""
         return {}

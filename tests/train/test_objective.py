@@ -1,5 +1,7 @@
 """What an objective says of itself is heard; what only looks like one is refused."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -113,3 +115,69 @@ def test_what_is_only_half_an_objective_is_refused(digits) -> None:
         fit(make(0), digits, Seeded(), RECIPE)
     with pytest.raises(TypeError, match="str has no __call__"):
         as_objective("cross_entropy")
+
+
+class _Offset(Objective):
+    """Mean squared distance of the network's output, plus an offset of its own, from the target."""
+
+    def __init__(self, networks: int = 1) -> None:
+        self.offset = nn.Parameter(torch.zeros(networks, 1))
+
+    def __call__(self, model, x, y, step_fraction=1.0):
+        networks = len(self.offset)
+        return (model(x).view(networks, -1) + self.offset - y.view(networks, -1)).square().mean()
+
+    def __repr__(self):
+        return "_Offset"
+
+    def parameters(self):
+        return [self.offset]
+
+    def seeded(self, seeds, device="cpu"):
+        self.last = _Offset(len(seeds))
+        return self.last
+
+    def state_dict(self):
+        return {"offset": self.offset.detach()}
+
+    def load_state_dict(self, state):
+        self.offset.data.copy_(state["offset"])
+
+
+class StopAfter(Watch):
+    """Ends training after some epochs."""
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__()
+        self.epochs = epochs
+
+    def on_epoch(self, state: TrainingState) -> None:
+        state.stop = state.epoch == self.epochs
+
+
+def test_what_an_objective_owns_is_trained_with_the_model(tmp_path) -> None:
+    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    points = SimpleNamespace(x=x, y=torch.full((40,), 5))
+    recipe = Recipe(epochs=6, batch_size=8, lr=0.1, optimizer=torch.optim.SGD)
+
+    def network(seed):
+        return build("mlp", (3,), 1, seed=seed, options={"widths": ()})
+
+    goal = _Offset()
+    both = fit_seeds(network, points, goal, recipe, seeds=[1, 2])
+    learned = goal.last.offset
+    assert learned.shape == (2, 1)
+    assert (learned > 0.5).all()
+    for index, seed in enumerate((1, 2)):
+        (alone,) = fit_seeds(network, points, goal, recipe, seeds=[seed])
+        torch.testing.assert_close(both[index].state_dict(), alone.state_dict())
+        torch.testing.assert_close(learned[index], goal.last.offset[0])
+
+    whole, halves = network(1), network(1)
+    fit(whole, points, goal, recipe, seeds=1)
+    wanted = goal.last.offset
+    fit(halves, points, goal, recipe, seeds=1, checkpoint=tmp_path / "c", callbacks=[StopAfter(3)])
+    again = network(1)
+    fit(again, points, goal, recipe, seeds=1, checkpoint=tmp_path / "c")
+    assert torch.equal(wanted, goal.last.offset)
+    assert torch.equal(whole[-1].weight, again[-1].weight)
