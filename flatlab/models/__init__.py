@@ -11,7 +11,7 @@ from flatlab.models.char_lstm import CharLSTM, char_lstm
 from flatlab.models.cnn7 import cnn7
 from flatlab.models.densenet import densenet
 from flatlab.models.language import LanguageModel, response_logps, sample
-from flatlab.models.layers import CentreNorm, MapLogits, Normalize
+from flatlab.models.layers import CentreNorm, FourierFeatures, MapLogits, Normalize
 from flatlab.models.mlp import mlp
 from flatlab.models.registry import available, build
 from flatlab.models.resnet import preact_resnet18, wide_resnet
@@ -28,6 +28,7 @@ __all__ = [
     "CentreNorm",
     "CharGPT",
     "CharLSTM",
+    "FourierFeatures",
     "LanguageModel",
     "MapLogits",
     "Normalize",

@@ -8,6 +8,13 @@ from torch import Tensor, nn
 
 from flatlab import checks
 
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "softplus": nn.Softplus,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+}
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10's training images
 
 
@@ -33,10 +40,45 @@ def normalize_colour(channels: int) -> list[nn.Module]:
     return [Normalize(MEAN, STD)] if channels == 3 else []
 
 
-def hidden_head(features: int, hidden: int, classes: int) -> list[nn.Module]:
+def activation_class(name: str) -> type[nn.Module]:
+    """The layer called relu, tanh, softplus, silu or gelu; ValueError with the nearest name if there is none."""
+    return ACTIVATIONS[checks.one_of("activation", name, ACTIVATIONS)]
+
+
+def hidden_head(features: int, hidden: int, classes: int, *, activation: str = "relu") -> list[nn.Module]:
     """The last layers of a network without pooling: (N, ...) of `features` numbers -> `hidden` units -> logits."""
     checks.at_least("hidden", hidden, 1)
-    return [nn.Flatten(), nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, classes)]
+    layers = [nn.Flatten(), nn.Linear(features, hidden), activation_class(activation)()]
+    return [*layers, nn.Linear(hidden, classes)]
+
+
+class FourierFeatures(nn.Module):
+    """Waves of random frequencies beside their argument (Tancik et al. 2020): (N, dim) -> (N, dim + 2 features).
+
+        x -> [x, sin(x W), cos(x W)],    W (dim, features) with entries N(0, scale^2), drawn once and not trained
+
+    There is no factor of 2 pi in front of x W, as there is in the paper. W comes from torch's global stream, as initial
+    weights do, and is part of the `state_dict`.
+
+    Args:
+        dim: numbers of one input.
+        features: number of frequencies.
+        scale: their standard deviation, in radians per unit of x: details of size 1 / scale can be told apart.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, dim: int, features: int = 32, scale: float = 1.0) -> None:
+        super().__init__()
+        shape = checks.at_least("dim", dim, 1), checks.at_least("features", features, 1)
+        self.register_buffer("frequencies", torch.randn(shape) * checks.positive("scale", scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        waves = x @ self.frequencies
+        return torch.cat([x, waves.sin(), waves.cos()], dim=-1)
 
 
 class CentreNorm(nn.Module):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from flatlab import checks
-from flatlab.models.layers import hidden_head
+from flatlab.models.layers import activation_class, hidden_head
 
 
 def small_cnn(
@@ -17,6 +17,7 @@ def small_cnn(
     hidden: int = 100,
     kernel: int = 4,
     strides: Sequence[int] | None = None,
+    activation: str = "relu",
 ) -> nn.Sequential:
     """Padded convolutions of the given `widths`, then a hidden layer; H and W must divide by the product of strides.
 
@@ -28,6 +29,7 @@ def small_cnn(
         kernel: side of the convolutions' windows, 3 or 4; they are padded by 1.
         strides: of the convolutions, each 2 if not given. kernel=3, strides=(1, 2) and widths=(16, 32) make the small
             network of certified training.
+        activation: as in `mlp`.
     """
     channels, height, width = shape
     if kernel not in (3, 4):
@@ -38,8 +40,9 @@ def small_cnn(
     factor = math.prod(checks.at_least("strides", stride, 1) for stride in strides)
     if height % factor or width % factor:
         raise ValueError(f"image size {height}x{width} must divide by {factor}; resize the images, or use fewer widths")
+    act = activation_class(activation)
     layers: list[nn.Module] = []
     for out, stride in zip(widths, strides, strict=True):
-        layers += [nn.Conv2d(channels, checks.at_least("widths", out, 1), kernel, stride, padding=1), nn.ReLU()]
+        layers += [nn.Conv2d(channels, checks.at_least("widths", out, 1), kernel, stride, padding=1), act()]
         channels, height, width = out, (height + 2 - kernel) // stride + 1, (width + 2 - kernel) // stride + 1
-    return nn.Sequential(*layers, *hidden_head(channels * height * width, hidden, classes))
+    return nn.Sequential(*layers, *hidden_head(channels * height * width, hidden, classes, activation=activation))

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flatlab.models.layers import Normalize
+from flatlab.models.layers import FourierFeatures, Normalize
 
 _ELEMENTWISE = (nn.ReLU, nn.Tanh, nn.Softplus, nn.SiLU, nn.GELU, nn.LeakyReLU, nn.Sigmoid, nn.Identity, Normalize)
 _PER_SAMPLE = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
@@ -77,7 +77,7 @@ def _unstackable(model: nn.Module) -> nn.Module | None:
     """The first layer that has no stacked form, if any."""
     if isinstance(model, nn.Sequential):
         return next((bad for child in model if (bad := _unstackable(child)) is not None), None)
-    if isinstance(model, (*_ELEMENTWISE, *_PER_SAMPLE, nn.Linear)):
+    if isinstance(model, (*_ELEMENTWISE, *_PER_SAMPLE, nn.Linear, FourierFeatures)):
         return None
     if isinstance(model, nn.BatchNorm2d):
         return None if model.track_running_stats and model.momentum is not None else model
@@ -133,6 +133,14 @@ class _StackedLinear(nn.Module):
         assert self.weight is not None
         weight = self.weight.transpose(1, 2)
         return torch.bmm(x, weight) if self.bias is None else torch.baddbmm(self.bias.unsqueeze(1), x, weight)
+
+
+def _stacked_fourier_features(models: Sequence[nn.Module]) -> FourierFeatures:
+    """The same layer with the frequencies of S networks (S, dim, features): its product is then a batched one."""
+    layer = copy.deepcopy(models[0])
+    assert isinstance(layer, FourierFeatures)
+    layer.frequencies = torch.stack([value for model in models for value in model.buffers()])
+    return layer
 
 
 class _StackedConv2d(nn.Module):
@@ -195,6 +203,7 @@ def _channels(x: Tensor) -> Tensor:
 
 _FORMS: dict[type[nn.Module], Callable[[Sequence[nn.Module]], nn.Module]] = {
     nn.Linear: _StackedLinear,
+    FourierFeatures: _stacked_fourier_features,
     nn.Conv2d: _StackedConv2d,
     nn.BatchNorm2d: _StackedBatchNorm2d,
 }

@@ -20,9 +20,8 @@ SENTENCES = [(name, {}) for name in available("sentence")] + [
     ("text_transformer", {"norm": "full", "pooling": "first", "layers": 2}),
     ("text_lstm", {"pooling": "last"}),
 ]
-CASES = [(name, (3, 16, 16), SMALL[name]) for name in available()] + [
-    (name, (6, 8), {"vocabulary": 20, **options}) for name, options in SENTENCES
-]
+CASES = [(name, (3, 16, 16), SMALL[name]) for name in available()] + [("mlp", (2,), {"fourier": 4})]
+CASES += [(name, (6, 8), {"vocabulary": 20, **options}) for name, options in SENTENCES]
 
 
 @pytest.mark.parametrize(("name", "shape", "options"), CASES)

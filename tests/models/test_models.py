@@ -133,8 +133,12 @@ def small_cnn7() -> nn.Module:
     return cnn7((1, 8, 8), 5, width=2, hidden=6)
 
 
+def waves() -> nn.Module:
+    return build("mlp", (1, 8, 8), 5, seed=int(torch.randint(99, ())), options={"fourier": 6, "activation": "silu"})
+
+
 @pytest.mark.parametrize(
-    "make", [lambda: build("mlp", (1, 8, 8), 5, seed=int(torch.randint(99, ()))), cnn_with_norm, small_cnn7]
+    "make", [lambda: build("mlp", (1, 8, 8), 5, seed=int(torch.randint(99, ()))), cnn_with_norm, small_cnn7, waves]
 )
 def test_a_stack_is_its_networks_side_by_side(make) -> None:
     torch.manual_seed(0)
