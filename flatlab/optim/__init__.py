@@ -1,8 +1,9 @@
-"""Optimizers with a memory, and optimizers that look for flat minima: torch.optim's contract, kept to the letter.
+"""Optimizers with a memory, others that look for flat minima or go by direction alone: torch.optim's contract, exactly.
 
-    from flatlab.optim import SAM, AdamCM, make_optimizer
+    from flatlab.optim import SAM, AdamCM, NormalizedSGD, make_optimizer
     optimizer = AdamCM(model.parameters(), lr=1e-3)
     optimizer = SAM(model.parameters(), torch.optim.SGD, rho=0.05, lr=0.1, momentum=0.9)
+    optimizer = NormalizedSGD(model.parameters(), lr=1e-2)
     optimizer = make_optimizer("adam_cm", model.parameters(), lr=1e-3, capacity=20)
 
 All of them pass the laws in tests/laws, as torch's own do. With `networks=S` they treat S networks, stacked along the
@@ -10,6 +11,7 @@ first dimension of every parameter, as if each were alone.
 """
 
 from flatlab.optim.adam_cm import AdamCG, AdamCM
+from flatlab.optim.normalized_sgd import NormalizedSGD
 from flatlab.optim.registry import OptimizerInfo, info, list_optimizers, make_optimizer
 from flatlab.optim.sam import ASAM, GSAM, SAGM, SAM
 from flatlab.optim.sgd_cm import SGDCG, SGDCM
@@ -23,6 +25,7 @@ __all__ = [
     "SGDCM",
     "AdamCG",
     "AdamCM",
+    "NormalizedSGD",
     "OptimizerInfo",
     "info",
     "list_optimizers",

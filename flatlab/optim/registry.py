@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from flatlab import checks
 from flatlab.optim.adam_cm import AdamCG, AdamCM
+from flatlab.optim.normalized_sgd import NormalizedSGD
 from flatlab.optim.sam import ASAM, GSAM, SAGM, SAM
 from flatlab.optim.sgd_cm import SGDCG, SGDCM
 
@@ -33,7 +34,8 @@ class OptimizerInfo:
     Attributes:
         name: what `make_optimizer` calls it.
         factory: makes one when called as factory(params, lr=lr, **options); options in `defaults` may be given too.
-        family: "torch" (torch's own), "memory" (with critical gradients or momenta) or "sharpness" (seeks flat minima).
+        family: "torch" (torch's own), "memory" (with critical gradients or momenta), "sharpness" (seeks flat minima) or
+            "normalized" (steps of one length).
         description: one line.
         two_pass: `step` needs a closure and runs it twice.
         stacks: takes `networks=S`, and must be given it where S networks are stacked in one module. Torch's own act on
@@ -108,5 +110,6 @@ _ENTRIES = (
     _entry("sagm", SAGM, "sharpness", "sharpness-aware gradient matching over SGD"),
     _entry("sam_adam", SAM, "sharpness", "sharpness-aware minimization over Adam", base_optimizer=torch.optim.Adam),
     _entry("sam_adam_cm", SAM, "sharpness", "sharpness-aware minimization over AdamCM", base_optimizer=AdamCM),
+    _entry("normalized_sgd", NormalizedSGD, "normalized", "steps of length lr along the gradient, however steep"),
 )
 _REGISTRY = {entry.name: entry for entry in _ENTRIES}

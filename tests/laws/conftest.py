@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from flatlab.optim.adam_cm import AdamCG, AdamCM
+from flatlab.optim.memory import MemoryOptimizer
+from flatlab.optim.normalized_sgd import NormalizedSGD
 from flatlab.optim.sam import ASAM, GSAM, SAGM, SAM
 from flatlab.optim.sgd_cm import SGDCG, SGDCM
 
@@ -65,6 +67,16 @@ class Case:
     def torch_base(self) -> bool:
         """Whether the parameters are moved by an optimizer of torch's."""
         return self.base.__module__.startswith("torch")
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it has a memory of gradients or momenta."""
+        return issubclass(self.cls, MemoryOptimizer)
+
+    @property
+    def stateless(self) -> bool:
+        """Whether a step depends on nothing but weights and gradients."""
+        return self.base is NormalizedSGD or (self.base is torch.optim.SGD and not self.options.get("momentum"))
 
     def make(self, params: Iterable[Any], **options: Any) -> Any:
         return self.cls(params, **{"lr": 0.01, **self.options, **options})
@@ -153,6 +165,11 @@ def _sharpness_cases() -> Iterator[Case]:
     yield Case(SAM, {"adaptive": True, "eta": 0.01, "base_optimizer": AdamCM, "networks": 3}, two_pass=True)
 
 
+def _normalized_cases() -> Iterator[Case]:
+    options: list[dict[str, Any]] = [{}, {"networks": 3}, {"networks": 3, "foreach": False}, {"maximize": True}]
+    yield from (Case(NormalizedSGD, given) for given in options)
+
+
 CASES = [
     Case(torch.optim.Adam, control=True),
     Case(torch.optim.Adam, {"amsgrad": True, "foreach": True, "weight_decay": 0.1}, control=True),
@@ -160,6 +177,7 @@ CASES = [
     Case(torch.optim.SGD, {"momentum": 0.9, "foreach": True, "weight_decay": 0.1}, control=True),
     *_memory_cases(),
     *_sharpness_cases(),
+    *_normalized_cases(),
 ]
 # Compiling takes a second or two: a few settings stand for all.
 COMPILED = [
@@ -169,6 +187,7 @@ COMPILED = [
     Case(AdamCG, {"capturable": True}),
     Case(SGDCM, {"capturable": True}),
     Case(SGDCG, {"capturable": True, "policy": "fifo"}),
+    Case(NormalizedSGD, {"networks": 3}),
 ]
 
 
@@ -182,18 +201,20 @@ WANTED: dict[str, Callable[[Case], bool]] = {
     "case": lambda case: True,
     "own": lambda case: not case.control,
     "one_pass": lambda case: not case.two_pass,
+    # normalized steps have one norm over all groups
+    "by_group": lambda case: not case.two_pass and case.cls is not NormalizedSGD,
     "two_pass": lambda case: case.two_pass,
-    "memory": lambda case: not case.control and not case.two_pass,
+    "memory": lambda case: case.remembers,
     # torch's bases have a fused kernel of their own, for which they may be asked
     "unfused": lambda case: not case.control and not case.torch_base,
     # torch's SGD takes sparse gradients
     "dense": lambda case: case.two_pass or case.cls is not torch.optim.SGD,
-    "takes_complex": lambda case: case.torch_base,
-    "refuses_complex": lambda case: not case.torch_base,
+    "takes_complex": lambda case: not issubclass(case.base, MemoryOptimizer),
+    "refuses_complex": lambda case: issubclass(case.base, MemoryOptimizer),
     "descending": lambda case: not case.options.get("maximize"),
     "captured": lambda case: not case.two_pass and case.capturable,
-    "captured_memory": lambda case: not case.control and not case.two_pass and case.capturable,
-    "uncaptured_memory": lambda case: not case.control and not case.two_pass and not case.capturable,
+    "captured_memory": lambda case: case.remembers and case.capturable,
+    "uncaptured_memory": lambda case: case.remembers and not case.capturable,
     # torch fills groups when unpickling only
     "fills_loaded": lambda case: not case.control,
     "compiled": lambda case: False,  # COMPILED instead

@@ -104,16 +104,16 @@ def test_options_are_in_defaults_and_groups(case) -> None:
             assert opt.param_groups[0][option] == value
 
 
-def test_groups_with_options_of_their_own_are_separate_optimizers(one_pass) -> None:
+def test_groups_with_options_of_their_own_are_separate_optimizers(by_group) -> None:
     """The norm, the memory and its decisions are those of the group."""
-    special = {"lr": 0.03, "weight_decay": 0.2} | ({"capacity": 2} if "capacity" in one_pass.arguments else {})
-    params = one_pass.params()
-    opt = one_pass.make([{"params": params[:1], **special}, {"params": params[1:]}])
-    one_pass.run(opt, params, range(8))
-    apart = one_pass.params()
-    first, rest = one_pass.make(apart[:1], **special), one_pass.make(apart[1:])
+    special = {"lr": 0.03, "weight_decay": 0.2} | ({"capacity": 2} if "capacity" in by_group.arguments else {})
+    params = by_group.params()
+    opt = by_group.make([{"params": params[:1], **special}, {"params": params[1:]}])
+    by_group.run(opt, params, range(8))
+    apart = by_group.params()
+    first, rest = by_group.make(apart[:1], **special), by_group.make(apart[1:])
     for t in range(8):
-        one_pass.closure(apart, t)()
+        by_group.closure(apart, t)()
         first.step()
         rest.step()
     close(params, apart)
@@ -270,18 +270,18 @@ def test_a_group_added_later_has_all_options_and_is_trained(case) -> None:
     assert not any(torch.equal(p, old) for p, old in zip(params, before, strict=True))
 
 
-def test_a_group_added_later_begins_afresh(one_pass) -> None:
-    """Sharpness-aware steps have one norm over all groups: no separate optimizer does the same."""
-    params = one_pass.params()
-    opt = one_pass.make(params[:1])
-    one_pass.run(opt, params[:1], range(3))
+def test_a_group_added_later_begins_afresh(by_group) -> None:
+    """Sharpness-aware and normalized steps have one norm over all groups: no separate optimizer does the same."""
+    params = by_group.params()
+    opt = by_group.make(params[:1])
+    by_group.run(opt, params[:1], range(3))
     opt.add_param_group({"params": params[1:], "lr": 0.02})
-    one_pass.run(opt, params, range(3, 6))
-    apart = one_pass.params()
-    first, rest = one_pass.make(apart[:1]), one_pass.make(apart[1:], lr=0.02)
-    one_pass.run(first, apart[:1], range(3))
+    by_group.run(opt, params, range(3, 6))
+    apart = by_group.params()
+    first, rest = by_group.make(apart[:1]), by_group.make(apart[1:], lr=0.02)
+    by_group.run(first, apart[:1], range(3))
     for t in range(3, 6):
-        one_pass.closure(apart, t)()
+        by_group.closure(apart, t)()
         first.step()
         rest.step()
     close(params, apart)
@@ -384,7 +384,7 @@ def test_channels_last_changes_nothing(case) -> None:
     close(params, last)
     assert last[0].is_contiguous(memory_format=torch.channels_last)
     buffers = [b for b in other.state[last[0]].values() if isinstance(b, Tensor) and b.shape == last[0].shape]
-    assert buffers or (case.base is torch.optim.SGD and not case.options.get("momentum"))
+    assert buffers or case.stateless
     assert all(b.device == last[0].device and order(b) == order(last[0]) for b in buffers)
 
 

@@ -16,8 +16,11 @@ from flatlab.train import Recipe, cross_entropy, fit
 TORCH = ("sgd", "adam", "adamw", "radam", "nadam", "rmsprop", "adagrad")
 MEMORY = ("adam_cm", "adam_cg", "sgd_cm", "sgd_cg", "nadam_cm", "adam_c0")
 SHARPNESS = ("sam", "asam", "gsam", "sagm", "sam_adam", "sam_adam_cm")
+NORMALIZED = ("normalized_sgd",)
+FAMILIES = {"torch": TORCH, "memory": MEMORY, "sharpness": SHARPNESS, "normalized": NORMALIZED}
+NAMES = TORCH + MEMORY + SHARPNESS + NORMALIZED
 
-every_name = pytest.mark.parametrize("name", TORCH + MEMORY + SHARPNESS)
+every_name = pytest.mark.parametrize("name", NAMES)
 
 
 @dataclasses.dataclass
@@ -27,7 +30,7 @@ class Samples:
 
 
 def test_lists_names_by_pattern() -> None:
-    assert list_optimizers() == TORCH + MEMORY + SHARPNESS
+    assert list_optimizers() == NAMES
     assert list_optimizers("*sam*") == ("sam", "asam", "gsam", "sam_adam", "sam_adam_cm")
     assert list_optimizers("sgd_c?") == ("sgd_cm", "sgd_cg")
     assert list_optimizers("nothing*") == ()
@@ -53,7 +56,7 @@ def test_options_of_the_authors_package_are_translated_in_the_error() -> None:
 def test_entries_tell_the_truth(name: str) -> None:
     entry = info(name)
     assert entry.name == name
-    assert entry.family == ("torch" if name in TORCH else "memory" if name in MEMORY else "sharpness")
+    assert name in FAMILIES[entry.family]
     assert entry.two_pass == (name in SHARPNESS)
     assert entry.stacks == (name not in TORCH)
     assert bool(getattr(entry.factory, "stacks", False)) == entry.stacks
