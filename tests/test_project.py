@@ -36,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "attacks": {"checks", "modes"},
     "defenses": {"checks", "modes", "rng", "samplers", "train"},
     "bounds": {"checks", "modes", "models", "flatness", "train"},
+    "ebm": {"checks", "models", "train"},
     "rlhf": {"checks", "modes", "rng", "stats", "data", "models", "train"},
     "studies": {
         "checks",
@@ -230,6 +231,7 @@ def test_the_lock_pins_everything_exactly_and_names_no_place() -> None:
         "attacks",
         "defenses",
         "bounds",
+        "ebm",
         "models",
         "rlhf",
         "train",
