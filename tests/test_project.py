@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "attacks": {"checks", "modes"},
     "defenses": {"checks", "modes", "rng", "samplers", "train"},
     "bounds": {"checks", "modes", "models", "flatness", "train"},
-    "ebm": {"checks", "models", "train"},
+    "ebm": {"checks", "metrics", "models", "optim", "rng", "samplers", "train"},
     "rlhf": {"checks", "modes", "rng", "stats", "data", "models", "train"},
     "studies": {
         "checks",
