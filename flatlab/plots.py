@@ -55,6 +55,25 @@ def image_grid(x: Tensor, titles: Sequence[str] = (), *, columns: int = 10, size
     return axes
 
 
+def density_rows(rows: Mapping[str, Mapping[str, Tensor]], *, size: float = 2.4) -> np.ndarray:
+    """Densities of the plane, a row for each target; all in a row on the colour scale of its first one.
+
+    Args:
+        rows: name of the row -> name of the panel -> (n, n) values, the first row of them lowest.
+        size: of a panel, in inches.
+    """
+    wide = max(len(row) for row in rows.values())
+    _, axes = plt.subplots(len(rows), wide, figsize=(size * wide, (size + 0.2) * len(rows)), squeeze=False)
+    for line, (name, row) in zip(axes, rows.items(), strict=True):
+        most = float(next(iter(row.values())).max())
+        for ax in line:
+            ax.axis("off")
+        for ax, (title, values) in zip(line, row.items(), strict=False):
+            ax.imshow(values.numpy(), origin="lower", vmin=0, vmax=most)
+            ax.set_title(f"{name}: {title}" if ax is line[0] else title)
+    return axes
+
+
 def landscape_row(
     planes: Mapping[str, Plane],
     *,

@@ -92,3 +92,14 @@ def test_the_polygon_of_a_square_is_its_four_corners() -> None:
     corners = plots.support_polygon(directions, torch.tensor([-1.0, -1.0, -1.0, -1.0, -9.0]))
     assert torch.equal(corners[0], corners[-1])
     assert {tuple(c) for c in corners.round().tolist()} == {(-1, -1), (1, -1), (1, 1), (-1, 1)}
+
+
+def test_density_rows_share_the_scale_of_their_first_panel() -> None:
+    rows = {"a": {"truth": torch.eye(3), "model": 2 * torch.eye(3)}, "b": {"truth": 5 * torch.ones(3, 3)}}
+    axes = plots.density_rows(rows)
+    assert axes.shape == (2, 2)
+    assert [image.get_clim() for ax in axes[0] for image in ax.images] == [(0, 1), (0, 1)]
+    assert axes[1, 0].images[0].get_clim() == (0, 5)
+    assert [ax.get_title(loc="left") for ax in axes.flat] == ["a: truth", "model", "b: truth", ""]
+    assert not axes[1, 1].images
+    plt.close("all")

@@ -52,6 +52,8 @@ ALLOWED: dict[str, set[str]] = {
         "attacks",
         "defenses",
         "bounds",
+        "ebm",
+        "metrics",
         "rlhf",
     },
     "plots": {"flatness"},

@@ -8,7 +8,7 @@ from typing import Any
 
 from flatlab.names import PRESETS, nearest, no_preset, one_of
 
-STUDIES = ("likelihood_landscapes", "reward_variance", "certified_bounds", "critical_momenta")
+STUDIES = ("likelihood_landscapes", "reward_variance", "compositional_ebm", "certified_bounds", "critical_momenta")
 
 
 def available() -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from flatlab.names import PRESETS
 from flatlab.runner import notebooks, params
 from flatlab.studies.certified_bounds import claims as certified_claims
 from flatlab.studies.certified_bounds import settings as certified_bounds
+from flatlab.studies.compositional_ebm import planar
 from flatlab.studies.critical_momenta import claims as momenta_claims
 from flatlab.studies.critical_momenta import settings as critical_momenta
 from flatlab.studies.likelihood_landscapes import settings as likelihood_landscapes
@@ -177,6 +178,24 @@ def test_every_preset_of_reward_variance_fits_together(preset: str) -> None:
         with torch.device("meta"):
             policy = models.build("char_gpt", (length,), 60, options=options)
             assert policy(torch.zeros(2, length, dtype=torch.int64)).shape == (2, length, 60)
+
+
+@pytest.mark.parametrize("preset", studies.presets("compositional_ebm"))
+def test_every_preset_of_compositional_ebm_fits_together(preset: str) -> None:
+    cfg = studies.resolve("compositional_ebm", preset)
+    assert not set(cfg.seeds) & set(cfg.tuning_seeds), "reported seeds must not be those of the tuning"
+    assert set(cfg.planar_sets) <= set(data.DENSITIES)
+    assert {"NCE", "MECO", "MECO, gamma 1", "PCD"} <= set(cfg.planar_methods) <= set(cfg.planar_rates)
+    assert {"wide", "narrow + wide"} <= set(cfg.planar_noises) <= set(planar.NOISES)
+    assert {("NCE", q) for q in cfg.noises} | {("MECO", q) for q in cfg.noises} <= set(cfg.image_rates)
+    assert {4.0, 8.0} <= set(cfg.race_distances) & set(cfg.distances)
+    assert {1.0, 4.0, 8.0} <= set(cfg.widths)
+    assert cfg.images in data.available()
+    assert cfg.dims <= {"digits": 61, "mnist": 717, "cifar10": 3072}[cfg.images]
+    with torch.device("meta"):
+        for dims, options in ((2, cfg.planar_net), (cfg.dims, cfg.image_net)):
+            network = models.build("mlp", (dims,), 1, options=options)
+            assert network(torch.zeros(3, dims)).shape == (3, 1)
 
 
 def test_the_grid_is_a_product() -> None:

@@ -1,0 +1,1 @@
+"""Where NCE is flat and MECO noisy: the study of 03_compositional_ebm."""
