@@ -102,7 +102,10 @@ class EnergyLoss(ABC):
     def reset(self) -> None:
         """Forget what was learned and averaged, as after a change of the model or of the noise."""
         for name, value in vars(self.fresh(1)).items():
-            setattr(self, name, value)
+            if isinstance(held := getattr(self, name), nn.Parameter):
+                held.data.zero_()  # in place: an optimizer holds it
+            else:
+                setattr(self, name, value)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, besides the settings."""
@@ -115,10 +118,13 @@ class EnergyLoss(ABC):
             raise ValueError(f"the state has entries {', '.join(unknown)}, which {type(self).__name__} does not know")
         for name in self.memory:
             value, held = state.get(name), getattr(self, name)
-            if isinstance(held, nn.Parameter) and value is not None:
-                held.data.copy_(value)  # in place: an optimizer holds it
-            else:
+            if not isinstance(held, nn.Parameter):
                 setattr(self, name, None if value is None else value.clone())
+            elif value is None or value.shape != held.shape:
+                found = "none" if value is None else f"one of shape {tuple(value.shape)}"
+                raise ValueError(f"{type(self).__name__} has a {name} of shape {tuple(held.shape)}, the state {found}")
+            else:
+                held.data.copy_(value)  # in place, as in `reset`
 
 
 @dataclass(eq=False)
@@ -159,8 +165,7 @@ class NoiseLoss(EnergyLoss):
         generators = draws.generators if isinstance(draws, SeedGenerators) else [draws]
         parts = [draw(self.noise, self.n_noise, generator) for generator in generators]
         y, log_q = (torch.cat(values).to(x) for values in zip(*parts, strict=True))
-        if x.shape[1:] != y.shape[1:]:
-            raise ValueError(f"the noise has shape {tuple(y.shape[1:])} a sample, the data {tuple(x.shape[1:])}")
+        matching(x, y)
         self.look_back(f, y, log_q, networks)
         rows = torch.cat([block(x, networks), block(y, networks)], 1).flatten(0, 1)
         # Of a model that is a tilt of this very noise, f - log q is the tilt: cheaper, and exact.
@@ -176,7 +181,8 @@ class NoiseLoss(EnergyLoss):
             shares = noise.softmax(1)
             ess, nll = 1 / shares.square().sum(1), log_z - (data + shift).mean(1)
         self._watch(ess)
-        return LossOutput(loss, nll, log_z.detach(), ess, shares.amax(1))
+        # A copy: the optimizer moves a learned log Z in place, under whoever keeps this output.
+        return LossOutput(loss, nll, log_z.detach().clone(), ess, shares.amax(1))
 
     def _log_q(self, x: Tensor, networks: int) -> Tensor:
         """The noise's log density at the data, (S, B)."""
@@ -213,16 +219,27 @@ def checked(x: Tensor) -> Tensor:
     return x
 
 
+def matching(x: Tensor, y: Tensor) -> Tensor:
+    """Return draws y (N, ...) of a noise, or ValueError unless they have the shape of the data x (B, ...)."""
+    if x.shape[1:] != y.shape[1:]:
+        raise ValueError(
+            f"the noise has shape {tuple(y.shape[1:])} a sample, the data {tuple(x.shape[1:])}: fit the noise to such "
+            "data, or reshape them"
+        )
+    return y
+
+
 def energies(f: Energy, x: Tensor, *, strict: bool = True) -> Tensor:
     """f(x), or ValueError unless it has shape (N,) and, if `strict`, is finite."""
     values = f(x)
     if values.shape != (len(x),):
-        raise ValueError(f"f must return one number a row, shape ({len(x)},), got {tuple(values.shape)}")
+        cure = "; squeeze it" if values.shape == (len(x), 1) else ""
+        raise ValueError(f"f must return one number a row, shape ({len(x)},), got {tuple(values.shape)}{cure}")
     if strict and not values.isfinite().all():
         row = int((~values.isfinite()).nonzero()[0])
         raise ValueError(
-            f"f returned {float(values[row]):g} at row {row} of {len(values)}, data first: energies must be finite; "
-            "lower the learning rate, or cap the model (TiltedModel(..., cap=))"
+            f"f returned {float(values[row].detach()):g} at row {row} of {len(values)}, data first: energies must be "
+            "finite; lower the learning rate, or cap the model (TiltedModel(..., cap=))"
         )
     return values
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from flatlab import checks
-from flatlab.ebm.base import Draws, Energy, EnergyLoss, LossOutput, block, energies
+from flatlab.ebm.base import Draws, Energy, EnergyLoss, LossOutput, block, energies, matching
 from flatlab.ebm.noise import NoiseLike, check_noise
 from flatlab.rng import SeedGenerators
 from flatlab.samplers import ReplayBuffer, langevin
@@ -101,7 +101,8 @@ class PCDLoss(_Contrastive):
 
         def fresh(shape: tuple[int, ...]) -> Tensor:
             each = shape[0] // len(generators)
-            return torch.cat([self.noise.sample(each, generator=generator) for generator in generators]).to(x)
+            made = torch.cat([self.noise.sample(each, generator=generator) for generator in generators])
+            return matching(x, made).to(x)
 
         index, start = self._replay.draw(x, draws, fresh)
         y = langevin(f, start, self.steps, self.eps, generator=draws)

@@ -66,7 +66,7 @@ def log_z_grid(
         device: where f is called.
 
     Raises:
-        ValueError: an empty box, too few cells, or energies that are NaN or +inf.
+        ValueError: an empty box, too few cells, or energies that are NaN, +inf, or -inf at every point.
     """
     checks.at_least("n", n, 4)
     if not box[0] < box[1]:
@@ -78,6 +78,8 @@ def log_z_grid(
         values = evaluated(f, torch.cartesian_prod(axis, axis)).view(cells, cells)
         if bool(values.isnan().any() | (values == torch.inf).any()):
             raise ValueError("f is NaN or infinite in the box: it has no log Z there")
+        if bool((values == -torch.inf).all()):
+            raise ValueError(f"exp f is zero at every point of the box {box}: move the box to the model, or enlarge it")
         found.append((values, float(values.logsumexp((0, 1))) + 2 * math.log(width)))
     (values, log_z), (_, coarse) = found
     inner = float((values[1:-1, 1:-1].logsumexp((0, 1)) - values.logsumexp((0, 1))).exp())
@@ -145,8 +147,9 @@ def ais(
         temperatures: beta takes so many steps of equal size from 0 to 1.
         steps, eps: of MALA at each of them.
     """
-    start, _ = draw(noise, checks.at_least("n", n, 1), generator)
-    made = annealed(noise.log_prob, f, start, betas=temperatures, steps=steps, eps=eps, generator=generator)
+    betas = checks.at_least("temperatures", temperatures, 1)
+    start, _ = draw(noise, n, generator)
+    made = annealed(noise.log_prob, f, start, betas=betas, steps=steps, eps=eps, generator=generator)
     return _summary(made.log_weights)
 
 
@@ -173,6 +176,6 @@ def _summary(log_weights: Tensor) -> LogZ:
         raise ValueError("log weights are NaN or infinite: f or the noise's log_prob is, at one of the draws")
     total = log_weights.logsumexp(0)
     if bool(total == -torch.inf):
-        raise ValueError("f is zero at every draw: the noise does not meet the model")
+        raise ValueError("exp f is zero at every draw: the noise does not meet the model; take one that covers it")
     ess = float((2 * total - (2 * log_weights).logsumexp(0)).exp())
     return LogZ(float(total) - math.log(n), ess, math.sqrt(max(0.0, 1 / ess - 1 / n)))

@@ -1,8 +1,9 @@
 """A loss as an objective of `flatlab.train`: `fit(net, data, objective(MECOLoss(q)), recipe, seeds=...)`."""
 
 import copy
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
 import torch
@@ -16,7 +17,7 @@ from flatlab.rng import SeedGenerators
 from flatlab.train import Objective
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class EnergyObjective(Objective):
     """What `objective` returns: the mean loss over the networks, each with draws and a running log Z of its own.
 
@@ -30,15 +31,25 @@ class EnergyObjective(Objective):
     _: KW_ONLY
     base: NoiseLike | None = None
     cap: float | None = None
-    watch: Callable[[LossOutput], None] | None = field(default=None, repr=False)
+    watch: Callable[[LossOutput], None] | None = None
 
     full_precision = True
 
     def __post_init__(self) -> None:
         self.rng = SeedGenerators(0)
 
+    def __repr__(self) -> str:
+        """The settings; without addresses in memory, as a checkpoint of another process must know them again."""
+        settings = f"loss={self.loss!r}, base={self.base!r}, cap={self.cap!r}"
+        return re.sub(r" at 0x[0-9a-fA-F]+", "", f"{type(self).__name__}({settings})")
+
     def __call__(self, model: nn.Module, x: Tensor, y: Any = None, step_fraction: float = 1.0) -> Tensor:
         networks = model.count if isinstance(model, Stacked) else 1
+        if networks != len(self.rng):
+            raise ValueError(
+                f"the model holds {networks} network(s), the objective draws for {len(self.rng)}: train with a copy by "
+                "seeded(seeds), one seed a network"
+            )
         f = TiltedModel(model, self.base, cap=self.cap) if self.base is not None else _OneLogit(model)
         out = self.loss.compute(f, x, self.rng, networks)
         if self.watch is not None:
@@ -62,6 +73,8 @@ class EnergyObjective(Objective):
         parts: dict[str, dict[str, Tensor]] = {"rng": {}, "loss": {}}
         for name, value in state.items():
             whose, _, rest = name.partition(".")
+            if whose not in parts:
+                raise ValueError(f"the state has an entry {name}, which {type(self).__name__} does not know")
             parts[whose][rest] = value
         self.rng.load_state_dict(parts["rng"])
         self.loss.load_state_dict(parts["loss"])

@@ -39,6 +39,10 @@ class SNLLoss(NoiseLoss):
         if self.begun is None:
             self.b.data.copy_(noise.detach().logsumexp(1, keepdim=True) - math.log(noise.shape[1]))
             self.begun = torch.ones(())
-        b = self.b.to(data)
+            # Here the gradient in b is 0 but for rounding, which Adam would enlarge to a whole step: make it 0.
+            b = self.b.detach() + 0 * self.b
+        else:
+            b = self.b
+        b = b.to(data)
         bound = b[:, 0] + capped_exp(noise - b, self.limit).mean(1) - 1
         return bound - data.mean(1), b[:, 0]
