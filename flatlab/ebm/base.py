@@ -149,6 +149,11 @@ class NoiseLoss(EnergyLoss):
         self._thin: Tensor | int = 0
         self._warned = False
 
+    @property
+    def looks_back(self) -> bool:
+        """Whether `look_back` has anything to do."""
+        return False
+
     @abstractmethod
     def from_ratios(self, data: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The losses (S,), to be differentiated, and the estimates of log Z (S,).
@@ -163,14 +168,18 @@ class NoiseLoss(EnergyLoss):
 
     def compute(self, f: Energy, x: Tensor, draws: Draws, networks: int, *, strict: bool = False) -> LossOutput:
         generators = draws.generators if isinstance(draws, SeedGenerators) else [draws]
-        parts = [draw(self.noise, self.n_noise, generator) for generator in generators]
-        y, log_q = (torch.cat(values).to(x) for values in zip(*parts, strict=True))
-        matching(x, y)
-        self.look_back(f, y, log_q, networks)
-        rows = torch.cat([block(x, networks), block(y, networks)], 1).flatten(0, 1)
         # Of a model that is a tilt of this very noise, f - log q is the tilt: cheaper, and exact.
         known = self.noise.noise if isinstance(self.noise, CachedNoise) else self.noise
         tilt = f.tilt if isinstance(f, TiltedModel) and f.base is known else None
+        if tilt and not self.looks_back:
+            y = torch.cat([self.noise.sample(self.n_noise, generator=generator) for generator in generators]).to(x)
+            log_q = y.new_zeros(len(y))  # which nobody asks for
+        else:
+            parts = [draw(self.noise, self.n_noise, generator) for generator in generators]
+            y, log_q = (torch.cat(values).to(x) for values in zip(*parts, strict=True))
+        matching(x, y)
+        self.look_back(f, y, log_q, networks)
+        rows = torch.cat([block(x, networks), block(y, networks)], 1).flatten(0, 1)
         values = block(energies(tilt or f, rows, strict=strict), networks)
         data, noise = values.split([values.shape[1] - self.n_noise, self.n_noise], 1)
         shift = self._log_q(x, networks) if tilt or self.compares else torch.zeros_like(data, requires_grad=False)

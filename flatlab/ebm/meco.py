@@ -65,6 +65,10 @@ class MECOLoss(NoiseLoss):
         """For `storm`: the parameters of the step before, in one vector."""
         self._before: Tensor | None = None
 
+    @property
+    def looks_back(self) -> bool:
+        return self.storm
+
     def look_back(self, f: Energy, y: Tensor, log_q: Tensor, networks: int) -> None:
         if not self.storm:
             return

@@ -158,4 +158,12 @@ CLAIMS = (
     ),
 )  # fmt: skip
 
-CHANGES: tuple[Change, ...] = ()
+CHANGES = (
+    Change(
+        "2026-11-26",
+        "C5.3 C9.4 C9.5 C14.2",
+        "After a rehearsal on seeds 7000 to 7005, before any reported run: C5.3 measures widths between the rates of "
+        "the grid instead of counting rates, which gave every seed the same number; C9.4 (the direction) was added "
+        "beside C9.5 (the tie); the margin of C14.2 is half of the tolerance of C14.1 instead of 0.02.",
+    ),
+)

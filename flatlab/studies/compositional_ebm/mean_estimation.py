@@ -40,6 +40,8 @@ METHODS: dict[str, tuple[Callable[[ebm.Noise, int], ebm.NoiseLoss], bool, bool]]
 class Race:
     """Data and draws of S = cases x seeds numbers b, network by network.
 
+    Attribute `thin`: the share of the last run's steps with fewer than two effective draws, (cases, seeds).
+
     Args:
         cases: (R, noise), each with all seeds.
         seeds: each with a generator of its own.
@@ -68,6 +70,7 @@ class Race:
         """
         make, normalized, location = METHODS[method]
         self.generators = [torch.Generator().manual_seed(seed) for seed in self.seeds]
+        thin = torch.zeros(len(self.R))
         data = self.R + self._normal(self.points)
         loss = make(ebm.GaussianNoise.standard(1), self.batch).fresh(len(self.R))
         b = nn.Parameter(torch.zeros(len(self.R), 1))
@@ -80,7 +83,9 @@ class Race:
             return energy - _HALF_LOG_2PI - self.log_q(x)
 
         def loss_of(x: Tensor, y: Tensor) -> Tensor:
-            return loss.from_ratios(ratio(x), ratio(y))[0]
+            weights = ratio(y)
+            thin.add_(1 / weights.detach().softmax(1).square().sum(1) < 2)
+            return loss.from_ratios(ratio(x), weights)[0]
 
         for look in looks:
             for step in range(last, look):
@@ -90,7 +95,8 @@ class Race:
                 total += b.detach()[:, 0]
             errors.append((total / (look - last) - self.R[:, 0]).abs())
             total, last = torch.zeros(len(b)), look
-        return torch.stack(errors, 1).view(len(self.cases), len(self.seeds), -1)
+        self.thin = (thin / looks[-1]).view(len(self.cases), -1)
+        return torch.stack(errors, 1).view(*self.thin.shape, -1)
 
     def draws(self) -> Tensor:
         """Noise (S, batch)."""
@@ -127,6 +133,7 @@ class Finish:
         tuning: how many of the seeds, the first ones, chose the rates.
         rates: method -> its rates.
         errors: method -> (rates, cases, seeds, looks), infinite for runs that diverged.
+        thin: method -> (rates, cases, seeds), shares of steps with fewer than two effective draws.
         batch: data a step, and draws a step.
     """
 
@@ -135,6 +142,7 @@ class Finish:
     tuning: int
     rates: dict[str, tuple[float, ...]]
     errors: dict[str, np.ndarray]
+    thin: dict[str, np.ndarray]
     batch: int
 
     def best(self, method: str, case: Case) -> int:
@@ -145,6 +153,10 @@ class Finish:
     def final(self, method: str, case: Case) -> np.ndarray:
         """Errors at the end (seeds,), at that rate."""
         return self.errors[method][self.best(method, case), self.cases.index(case), self.tuning :, -1]
+
+    def warned(self, method: str, case: Case) -> float:
+        """The share of steps, at that rate, in which a guard that wants two effective draws would have spoken."""
+        return float(self.thin[method][self.best(method, case), self.cases.index(case), self.tuning :].mean())
 
     def draws(self, methods: Sequence[str], case: Case, tolerance: float) -> np.ndarray:
         """Data and draws (seeds,) after which the error stays within a tolerance; infinite if it does not in the end.
@@ -184,10 +196,9 @@ def race(cfg: CompositionalEBM) -> Finish:
     looks = tuple(sorted({round(cfg.race_steps * 1.25**-k) for k in range(25)} | {round(0.9 * cfg.race_steps)}))
     field = Race(cfg.cases, (*cfg.tuning_seeds, *cfg.seeds), batch=cfg.race_batch)
     rates = {name: cfg.ngd_rates if normalized else cfg.sgd_rates for name, (_, normalized, _) in METHODS.items()}
-    errors = {
-        name: torch.stack([field.run(name, rate, cfg.race_steps, looks) for rate in rates[name]])
-        .nan_to_num(torch.inf)
-        .numpy()
-        for name in METHODS
-    }
-    return Finish(cfg.cases, looks, len(cfg.tuning_seeds), rates, errors, cfg.race_batch)
+    errors, thin = {}, {}
+    for name, grid in rates.items():
+        runs = [(field.run(name, rate, cfg.race_steps, looks), field.thin) for rate in grid]
+        found, shares = (torch.stack(parts).numpy() for parts in zip(*runs, strict=True))
+        errors[name], thin[name] = np.nan_to_num(found, nan=np.inf, posinf=np.inf), shares
+    return Finish(cfg.cases, looks, len(cfg.tuning_seeds), rates, errors, thin, cfg.race_batch)

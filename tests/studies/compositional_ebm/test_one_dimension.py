@@ -61,6 +61,7 @@ def test_a_race_ends_near_the_mean_of_its_data(finish) -> None:
         assert looks == len(finish.looks)
         assert finish.looks[-1] == 120
     assert finish.final("MECO", case).shape == (2,)
+    assert 0 <= finish.warned("MECO", case) < 0.01 < finish.warned("MECO", (8.0, Noise(1.0, 0.25, 8.0))) < 1
     assert (finish.final("MECO, gamma 1", case) < 0.25).all()
     assert (finish.final("NCE, SGD", case) < 0.5).all()
 
@@ -75,7 +76,9 @@ def test_rates_are_chosen_on_the_tuning_seeds_alone() -> None:
     errors = np.ones((3, 1, 4, 2))
     errors[0, 0, :2], errors[1, 0, 2:] = 0.05, 0.01  # the first is best in tuning, the second on the others
     case = (1.0, Noise(1.0))
-    made = mean_estimation.Finish((case,), (10, 20), 2, {"a": (0.1, 1.0, 10.0)}, {"a": errors}, 64)
+    made = mean_estimation.Finish(
+        (case,), (10, 20), 2, {"a": (0.1, 1.0, 10.0)}, {"a": errors}, {"a": errors[..., 0]}, 64
+    )
     assert made.best("a", case) == 0
     assert made.final("a", case).tolist() == [1, 1]
     assert np.isinf(made.draws(("a",), case, 0.1)).all()
