@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from flatlab import ebm
+from flatlab import ebm, flatness
 from flatlab.ebm import BoxNoise, GaussianNoise, StudentNoise, TooFewDraws
 from flatlab.ebm.gaussian import chi2
 
@@ -206,3 +206,15 @@ def test_evaluations_need_a_noise() -> None:
     for call in (ebm.log_z_snis, ebm.ais):
         with pytest.raises(TypeError, match="is no noise distribution, it has no sample and no log_prob"):
             call(zero, object(), 10)
+
+
+def test_flatness_reads_an_energy_network_as_a_classifier_with_one_logit() -> None:
+    x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    slope = torch.nn.Linear(3, 1).eval()
+    found = flatness.likelihood_flatness(slope, x, 0.5, directions=40, generator=torch.Generator().manual_seed(1))
+    assert 0 < float(found.mean) <= 0.5 * float(slope.weight.detach().abs().sum()) + 1e-6, (
+        "a step of 0.5 in each coordinate"
+    )
+    torch.testing.assert_close(flatness.log_density(slope(x)), slope(x)[:, 0])
+    torch.nn.init.zeros_(slope.weight)
+    assert float(flatness.likelihood_flatness(slope, x, 0.5).mean) == 0
