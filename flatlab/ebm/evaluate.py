@@ -102,7 +102,7 @@ def log_z_snis(f: Energy, noise: NoiseLike, n: int, *, generator: torch.Generato
     checks.at_least("n", n, 1)
     sizes = [min(_ROWS, n - start) for start in range(0, n, _ROWS)]
     parts = [draw(noise, size, generator) for size in sizes]
-    return _summary(torch.cat([evaluated(f, y) - log_q.double() for y, log_q in parts]))
+    return log_z_of(torch.cat([evaluated(f, y) - log_q.double() for y, log_q in parts]))
 
 
 def nll_snis(
@@ -150,7 +150,7 @@ def ais(
     betas = checks.at_least("temperatures", temperatures, 1)
     start, _ = draw(noise, n, generator)
     made = annealed(noise.log_prob, f, start, betas=betas, steps=steps, eps=eps, generator=generator)
-    return _summary(made.log_weights)
+    return log_z_of(made.log_weights)
 
 
 def ood_auroc(f: Energy, x_in: Tensor, x_out: Tensor) -> float:
@@ -170,7 +170,12 @@ def evaluated(f: Energy, x: Tensor) -> Tensor:
         return torch.cat([energies(f, part, strict=False).double() for part in x.split(_ROWS)])
 
 
-def _summary(log_weights: Tensor) -> LogZ:
+def log_z_of(log_weights: Tensor) -> LogZ:
+    """log Z from log weights (N,), f - log q at independent draws of q.
+
+    Raises:
+        ValueError: weights that are NaN or infinite, or all zero.
+    """
     n, log_weights = len(log_weights), log_weights.double()
     if bool(log_weights.isnan().any() | (log_weights == torch.inf).any()):
         raise ValueError("log weights are NaN or infinite: f or the noise's log_prob is, at one of the draws")

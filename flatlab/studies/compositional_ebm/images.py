@@ -65,6 +65,7 @@ class Images:
         """
         self.cfg, self.device, self.root = cfg, device, root
         self._noises: dict[str, ebm.Noise] = {}
+        self._pools: dict[str, Tensor] = {}
         generator = torch.Generator().manual_seed(cfg.data_seed)
         x, test = (self._continuous(cfg.images, split, limit, generator) for split, limit in cfg.limits.items())
         self.shape = tuple(x.shape[1:])
@@ -117,7 +118,7 @@ class Images:
             )
         seconds = time.perf_counter() - start
         fitted = [ebm.TiltedModel(net, base, cap=cfg.cap) for net in nets]
-        log_z, ess, nll = zip(*(self._likelihood(model, base) for model in fitted), strict=True)
+        log_z, ess, nll = zip(*(self._likelihood(model, name) for model in fitted), strict=True)
         return Learned(fitted, np.array(log_z), np.array(ess), np.stack(nll), seconds)
 
     def network(self, seed: int) -> nn.Module:
@@ -152,21 +153,29 @@ class Images:
         """Fréchet distance of samples from the test images, in the classifier's features."""
         return metrics.frechet_distance(self.real, self.features(z))
 
-    def _likelihood(self, model: ebm.TiltedModel, base: ebm.Noise) -> tuple[float, float, np.ndarray]:
+    def _likelihood(self, model: ebm.TiltedModel, name: str) -> tuple[float, float, np.ndarray]:
         cfg, nothing = self.cfg, np.full(len(self.test), np.nan)
-        generator = torch.Generator(self.device).manual_seed(cfg.data_seed + 1)
         if not all(bool(p.isfinite().all()) for p in model.parameters()):
             return np.nan, np.nan, nothing
-        direct = ebm.log_z_snis(model, base, cfg.draws, generator=generator)
-        found = direct
-        if direct.ess < 1000:
+        found = ebm.log_z_of(ebm.evaluated(model.tilt, self._pool(name)))  # the base is the noise: log w = g
+        if found.ess < 1000:
+            generator = torch.Generator(self.device).manual_seed(cfg.data_seed + 2)
             chains = ebm.ais(
-                model, base, cfg.annealed, temperatures=cfg.temperatures, eps=cfg.chain_eps, generator=generator
+                model, model.base, cfg.annealed, temperatures=cfg.temperatures, eps=cfg.chain_eps, generator=generator
             )
-            found = min(direct, chains, key=lambda one: one.se)
+            found = min(found, chains, key=lambda one: one.se)
         if found.ess < 100:  # what nll_snis refuses, too
             return np.nan, found.ess, nothing
         return found.log_z, found.ess, (found.log_z - ebm.evaluated(model, self.test)).cpu().numpy()
+
+    def _pool(self, name: str) -> Tensor:
+        """The draws of a noise on which every model's log Z is estimated, made once."""
+        if name not in self._pools:
+            generator = torch.Generator(self.device).manual_seed(self.cfg.data_seed + 1)
+            sizes = [min(50_000, self.cfg.draws - start) for start in range(0, self.cfg.draws, 50_000)]
+            base = plain(self.noise(name))
+            self._pools[name] = torch.cat([base.sample(size, generator=generator) for size in sizes])
+        return self._pools[name]
 
     def _continuous(
         self, name: str, split: str, limit: int | None, generator: torch.Generator, shape: tuple[int, ...] = ()

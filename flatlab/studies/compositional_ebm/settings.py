@@ -116,7 +116,7 @@ class CompositionalEBM:
         }
     )
     judge_recipe: Recipe = field(default_factory=lambda: Recipe(epochs=40, batch_size=64, lr=3e-3))
-    draws: int = 100_000
+    draws: int = 400_000
     annealed: int = 600
     temperatures: int = 300
     chain_steps: int = 150
@@ -179,6 +179,10 @@ REAL = replace(
         ("MECO, gamma 1", "flow"): 2e-3,
     },
     judge_recipe=Recipe(epochs=3, batch_size=64, lr=3e-3),
+    draws=1_000_000,
+    annealed=500,
+    temperatures=600,
+    chain_eps=0.15,
 )
 """MNIST in 32 components."""
 

@@ -124,7 +124,7 @@ def test_models_of_images_are_judged(pictures) -> None:
 
 
 def test_a_model_that_the_noise_does_not_cover_gets_no_likelihood(pictures, monkeypatch) -> None:
-    monkeypatch.setattr(images.ebm, "log_z_snis", lambda *a, **k: ebm.LogZ(0.0, 99.0, 0.1))
+    monkeypatch.setattr(images.ebm, "log_z_of", lambda *a, **k: ebm.LogZ(0.0, 99.0, 0.1))
     monkeypatch.setattr(images.ebm, "ais", lambda *a, **k: ebm.LogZ(1.0, 50.0, 0.2))
     learned = pictures.fit("NCE", "Gaussian", seeds=(0,), rate=1e-3)
     assert np.isnan(learned.nll).all()
