@@ -30,8 +30,8 @@ class Learned:
 
     Attributes:
         models: log p + log Z, one a seed.
-        log_z, ess: (S,) by importance sampling from the noise, or by annealing from it where that has fewer than a
-            thousand effective draws and the larger standard error; and the effective draws behind it.
+        log_z, ess: (S,) by importance sampling from the noise, or by annealing from it where that has fewer than
+            300 effective draws and the larger standard error; and the effective draws behind it.
         nll: (S, N) negative log-likelihoods of the test images in whitened coordinates, in nats.
         seconds: of training all seeds side by side.
     """
@@ -158,7 +158,7 @@ class Images:
         if not all(bool(p.isfinite().all()) for p in model.parameters()):
             return np.nan, np.nan, nothing
         found = ebm.log_z_of(ebm.evaluated(model.tilt, self._pool(name)))  # the base is the noise: log w = g
-        if found.ess < 1000:
+        if found.ess < 300:
             generator = torch.Generator(self.device).manual_seed(cfg.data_seed + 2)
             chains = ebm.ais(
                 model, model.base, cfg.annealed, temperatures=cfg.temperatures, eps=cfg.chain_eps, generator=generator

@@ -173,16 +173,14 @@ REAL = replace(
         ("MECO, gamma 1", "Gaussian"): 2.5e-4,
         ("NCE", "GMM"): 1.6e-2,
         ("MECO", "GMM"): 1.6e-2,
-        ("MECO, gamma 1", "GMM"): 4e-3,
+        ("MECO, gamma 1", "GMM"): 8e-3,
         ("NCE", "flow"): 8e-3,
-        ("MECO", "flow"): 2e-3,
+        ("MECO", "flow"): 4e-3,
         ("MECO, gamma 1", "flow"): 2e-3,
     },
     judge_recipe=Recipe(epochs=3, batch_size=64, lr=3e-3),
     draws=1_000_000,
-    annealed=500,
-    temperatures=600,
-    chain_eps=0.15,
+    annealed=1500,
 )
 """MNIST in 32 components."""
 
