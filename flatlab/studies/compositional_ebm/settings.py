@@ -175,7 +175,7 @@ REAL = replace(
         ("MECO", "GMM"): 1.6e-2,
         ("MECO, gamma 1", "GMM"): 8e-3,
         ("NCE", "flow"): 8e-3,
-        ("MECO", "flow"): 4e-3,
+        ("MECO", "flow"): 1.6e-2,
         ("MECO, gamma 1", "flow"): 2e-3,
     },
     judge_recipe=Recipe(epochs=3, batch_size=64, lr=3e-3),
