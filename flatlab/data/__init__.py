@@ -7,13 +7,15 @@ An image set is one uint8 tensor per split, a text (`load_text`) one tensor of c
     x, y = train.float()
 
 `synonym_task` makes up sentences of a language in which words have synonyms. `density` is one of five densities of the
-plane that are known exactly, and `Points` are samples without labels.
+plane that are known exactly, and `Points` are samples without labels. `corrupt` puts noise, blur and the like on
+images.
 
 `digits` ships with scikit-learn and is always there, and so is the text `python_topics`, which ships with Python. The
 others are read from the folder that `root=` or `$FLATLAB_DATA` names; images are decoded once into a memory-mapped
 cache. `download` is the only function that uses the network. A new image set is one entry in `registry.py`.
 """
 
+from flatlab.data.corruptions import CORRUPTIONS, corrupt
 from flatlab.data.densities import DENSITIES, Density, density
 from flatlab.data.download import download
 from flatlab.data.errors import DataCorrupt, DataNotFound, DownloadFailed
@@ -26,6 +28,7 @@ from flatlab.data.synonyms import SynonymTask, enumerate_substitutions, synonym_
 from flatlab.data.text import TextSet, Windows, load_text
 
 __all__ = [
+    "CORRUPTIONS",
     "DENSITIES",
     "DataCorrupt",
     "DataNotFound",
@@ -38,6 +41,7 @@ __all__ = [
     "TextSet",
     "Windows",
     "available",
+    "corrupt",
     "density",
     "download",
     "enumerate_substitutions",
