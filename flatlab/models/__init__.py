@@ -3,7 +3,8 @@
 Every image classifier maps (N, C, H, W) in [0, 1] to logits (N, classes); normalisation is a layer of the model, so
 that an attack's radius is always in pixel units. A language model maps codes of characters (N, T) to logits
 (N, T, symbols) of the next ones. A classifier of sentences maps embedded words (N, T, D) to logits (N, classes), and
-its method `embed` makes those of codes of words (N, T).
+its method `embed` makes those of codes of words (N, T). `FeatureNet` shows an image classifier as features and their
+linear classifier.
 """
 
 from flatlab.models.char_gpt import CharGPT, char_gpt
@@ -13,6 +14,7 @@ from flatlab.models.densenet import densenet
 from flatlab.models.language import LanguageModel, response_logps, sample
 from flatlab.models.layers import CentreNorm, FourierFeatures, MapLogits, Normalize
 from flatlab.models.mlp import mlp
+from flatlab.models.parts import FeatureNet
 from flatlab.models.registry import available, build
 from flatlab.models.resnet import preact_resnet18, wide_resnet
 from flatlab.models.resnext import resnext
@@ -28,6 +30,7 @@ __all__ = [
     "CentreNorm",
     "CharGPT",
     "CharLSTM",
+    "FeatureNet",
     "FourierFeatures",
     "LanguageModel",
     "MapLogits",
