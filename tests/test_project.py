@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "defenses": {"checks", "modes", "rng", "samplers", "train"},
     "bounds": {"checks", "modes", "models", "flatness", "train"},
     "ebm": {"checks", "metrics", "models", "optim", "rng", "samplers", "train"},
+    "dg": {"checks", "modes", "optim"},
     "rlhf": {"checks", "modes", "rng", "stats", "data", "models", "train"},
     "studies": {
         "checks",
@@ -234,6 +235,7 @@ def test_the_lock_pins_everything_exactly_and_names_no_place() -> None:
         "defenses",
         "bounds",
         "ebm",
+        "dg",
         "models",
         "rlhf",
         "train",

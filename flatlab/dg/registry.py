@@ -1,0 +1,28 @@
+"""Algorithms by name."""
+
+from typing import Any
+
+from flatlab import checks
+from flatlab.dg.asam import ASAM
+from flatlab.dg.base import Algorithm
+from flatlab.dg.erm import ERM
+from flatlab.dg.gsam import GSAM
+from flatlab.dg.sagm import SAGM
+from flatlab.dg.sam import SAM
+from flatlab.dg.udim import UDIM
+
+_CLASSES: tuple[type[Algorithm], ...] = (ERM, SAM, ASAM, GSAM, SAGM, UDIM)
+_REGISTRY = {algorithm.__name__: algorithm for algorithm in _CLASSES}
+
+ALGORITHMS = tuple(_REGISTRY)
+"""The names that `get_algorithm` knows."""
+
+
+def get_algorithm(name: str) -> type[Algorithm]:
+    """The class of that name; ValueError with the nearest one if there is none."""
+    return _REGISTRY[checks.one_of("algorithm", name, _REGISTRY)]
+
+
+def default_hparams(name: str) -> dict[str, Any]:
+    """The options of that algorithm alone, with their defaults: no learning rate, no batch size, no seed."""
+    return get_algorithm(name).own_options()

@@ -1,0 +1,268 @@
+"""Unknown domain inconsistency minimisation, UDIM (Shin et al. 2024, arXiv 2403.07329), over any SAM-type step.
+
+The loss of domains nobody has seen is to agree with that of the sources around the weights. Such domains are made from
+the sources by one step in data space, and the disagreement is measured by gradients of the linear head alone:
+
+    x~_i = x_i + rho_x G_i / |G_i|        G_i = grad_x_i [ L(x) + rho |grad_w L(x)| ]
+    step: g_SAM + lam grad_w P            g_SAM: that of SAM, ASAM, GSAM or SAGM on the sources
+
+With G_i and G~_i the head's gradients of sample i at x_i and at x~_i, m the mean of the G_i, and D = C d + C numbers:
+
+    mode="official"   P = mean_j (v~ - v)_j^2 / 4 + mean_i |dW~_i|^2 / (C d) + mean_i |db~_i|^2 / C
+                      v = mean_i (G_i - m)^2       v~ = mean_i (G~_i - m)^2, about the mean of the sources
+    mode="paper"      P = |v~ - v| + rho |mean_i G~_i|,   v and v~ each about their own mean
+
+"official" is what the released code computes, "paper" what the text says. P is summed over the source domains. It is
+differentiated through the whole network; x~ is a constant. Its norm term is a squared error (p - y)^2 at perturbed
+inputs, weighted by the size of the features: mostly, UDIM is SAM plus a bounded form of adversarial training.
+
+Where the released code differs besides: it normalises each pixel over the batch (here norm="batch"), one of its
+branches perturbs nothing, and its networks use the statistics of test batches. The scale of P falls with the number of
+the head's weights, so that `lam` does not carry over between networks: watch "ratio", lam |grad P| / |g_SAM|.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flatlab import checks, optim
+from flatlab.dg.base import Batch, check_model, classes, features_and_logits, resting_statistics
+from flatlab.dg.head import head_mean, head_residuals, head_variance
+from flatlab.dg.sam import SAM
+from flatlab.optim.two_pass import TwoPass
+
+BASES: dict[str, type[TwoPass]] = {"sam": optim.SAM, "asam": optim.ASAM, "gsam": optim.GSAM, "sagm": optim.SAGM}
+MODES = ("official", "paper")
+NORMS = ("sample", "batch")
+DIRECTIONS = ("worst", "random")
+TERMS = ("both", "norm", "variance", "loss")
+_TINY = 1e-30  # of a squared norm: keeps the root's slope finite where all gradients vanish
+
+
+@dataclass(eq=False, repr=False)
+class UDIM(SAM):
+    """SAM, or another of its family, plus the inconsistency with perturbed copies of the source domains.
+
+    Args:
+        rho: radius in weight space, of the base and of G, >= 0.
+        rho_x: length of a sample's perturbation, in the units of x, >= 0.
+        lam: weight of the penalty; 0 is the base alone, bit for bit.
+        warmup: fraction of `total_steps` in which the base trains alone, in [0, 1].
+        total_steps: of the whole training; None: no warm-up.
+        base: "sam", "asam", "gsam" or "sagm", the options besides rho being the defaults of `flatlab.optim`.
+        mode: "official" or "paper", see the head of this file.
+        norm: "sample": each sample moves by rho_x; "batch": each pixel does, over the batch.
+        second_order: whether G has its second term, which costs a second backward pass.
+        clip: (low, high), a range that perturbed inputs are kept in; None: none, as the authors do.
+        direction: "worst", or "random": a Gaussian direction, normalised alike. An ablation.
+        terms: "both", or of P only the "norm" or the "variance"; "loss": the cross-entropy at x~ in the place of P,
+            which is adversarial training. Ablations.
+    """
+
+    rho_x: float = 1.0
+    lam: float = 1.0
+    warmup: float = 0.2
+    total_steps: int | None = None
+    base: str = "sam"
+    mode: str = "official"
+    norm: str = "sample"
+    second_order: bool = True
+    clip: tuple[float, float] | None = None
+    direction: str = "worst"
+    terms: str = "both"
+
+    neutral: ClassVar = {"rho": 0.0, "lam": 0.0}
+
+    def __post_init__(self) -> None:
+        check_ball(self.rho, self.rho_x, self.norm, self.clip)
+        checks.nonnegative("lam", self.lam)
+        if checks.nonnegative("warmup", self.warmup) > 1:
+            raise ValueError(f"warmup is a fraction of total_steps and must lie in [0, 1], got {self.warmup!r}")
+        self._warm_steps = self.warmup * (
+            checks.at_least("total_steps", self.total_steps, 1) if self.total_steps else 0
+        )
+        for name, valid in (("base", BASES), ("mode", MODES), ("direction", DIRECTIONS), ("terms", TERMS)):
+            checks.one_of(name, getattr(self, name), valid)
+        super().__post_init__()
+
+    def _perturbing(self) -> type[TwoPass]:
+        return BASES[self.base]
+
+    def _perturbing_options(self) -> dict[str, Any]:
+        return {"rho": self.rho}
+
+    def _step(self, batch: Batch) -> dict[str, Tensor]:
+        if self.lam == 0 or self.steps < self._warm_steps:
+            return super()._step(batch)
+        two_pass = self._optimizer
+        assert isinstance(two_pass, TwoPass)
+        x_tilde, loss, first = self._perturb(batch)
+        for p, g in zip(self.parameters, first, strict=True):
+            p.grad = g
+        two_pass.first_step(zero_grad=True)
+        try:
+            F.cross_entropy(self.trained(batch.x), batch.y).backward()
+        finally:
+            two_pass.restore()
+        with resting_statistics(self.trained), full_precision(batch.x):
+            penalty = self._penalty(batch, x_tilde)
+            slopes = torch.autograd.grad(penalty, self.parameters, allow_unused=True)
+        pairs = [(p, g) for p, g in zip(self.parameters, slopes, strict=True) if g is not None]
+        sizes = [_norm(p.grad for p in self.parameters), self.lam * _norm(g for _, g in pairs)]
+        for p, g in pairs:
+            p.grad = self.lam * g if p.grad is None else p.grad.add_(g, alpha=self.lam)
+        two_pass.step()
+        return {"loss": loss, "penalty": penalty.detach(), "ratio": sizes[1] / sizes[0].clamp_min(_TINY)}
+
+    def _perturb(self, batch: Batch) -> tuple[Tensor, Tensor, Sequence[Tensor | None]]:
+        """x~, and what the same forward pass gives SAM: the loss and its gradients at the weights."""
+        second = self.second_order and self.direction == "worst"
+        slope, loss, first = _ascent(self.trained, batch.x, batch.y, self.rho if second else 0.0, self.parameters)
+        if self.direction == "random":
+            slope = torch.from_numpy(self._draws().standard_normal(tuple(batch.x.shape))).to(batch.x)
+        return _moved(batch.x, slope, self.rho_x, self.norm, self.clip), loss, first
+
+    def _penalty(self, batch: Batch, x_tilde: Tensor) -> Tensor:
+        x_tilde = at_least_float32(x_tilde)
+        if self.terms == "loss":
+            return F.cross_entropy(self.trained(x_tilde), batch.y)
+        parts = _terms(self.trained, at_least_float32(batch.x), x_tilde, batch.y, batch.sizes, self.mode, self.rho)
+        return {"both": parts[0] + parts[1], "variance": parts[0], "norm": parts[1]}[self.terms]
+
+
+def perturb_inputs(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    rho: float,
+    rho_x: float,
+    *,
+    norm: str = "sample",
+    second_order: bool = True,
+    clip: tuple[float, float] | None = None,
+) -> Tensor:
+    """x~ of the head of this file: a batch like x, each sample at distance rho_x, where L + rho |grad L| is larger.
+
+    A sample whose G is zero stays where it is. The model is left as it was, running statistics included.
+
+    Args:
+        model: with `.featurizer` and `.classifier`, in train or eval mode.
+        x: inputs (N, ...), floating.
+        y: labels (N,) in 0..C-1.
+        rho: radius in weight space, >= 0.
+        rho_x: length of the step, >= 0; 0 returns a copy of x.
+        norm: "sample" or "batch".
+        second_order: whether rho |grad L| counts.
+        clip: (low, high), or None.
+    """
+    check_model(model)
+    check_ball(rho, rho_x, norm, clip)
+    checks.labels(y, len(checks.inputs(x, box=False)), classes(model))
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    with resting_statistics(model):
+        slope, _, _ = _ascent(model, x, y.long(), rho if second_order else 0.0, parameters)
+    return _moved(x, slope, rho_x, norm, clip)
+
+
+def inconsistency_penalty(
+    model: nn.Module, x: Tensor, x_tilde: Tensor, y: Tensor, *, mode: str = "official", rho: float = 0.05
+) -> Tensor:
+    """P of the head of this file for one domain, a scalar that is differentiable in the weights of `model`.
+
+    Computed in float32 at least, also under autocast. Running statistics stay as they are.
+
+    Args:
+        model: with `.featurizer` and `.classifier`.
+        x: inputs (N, ...), floating.
+        x_tilde: their perturbed copies, of the same shape.
+        y: labels (N,) in 0..C-1.
+        mode: "official" or "paper".
+        rho: weight of the norm in mode "paper"; "official" has none.
+    """
+    check_model(model)
+    checks.one_of("mode", mode, MODES)
+    checks.nonnegative("rho", rho)
+    checks.labels(y, len(checks.inputs(x, box=False)), classes(model))
+    if x_tilde.shape != x.shape:
+        raise ValueError(f"x_tilde must have the shape of x, {tuple(x.shape)}, got {tuple(x_tilde.shape)}")
+    with resting_statistics(model), full_precision(x):
+        variance, norm = _terms(model, at_least_float32(x), at_least_float32(x_tilde), y, [len(x)], mode, rho)
+        return variance + norm
+
+
+def check_ball(rho: float, rho_x: float, norm: str, clip: tuple[float, float] | None) -> None:
+    """Raise ValueError unless radii, norm and range are such as `perturb_inputs` takes, see `perturb_inputs`."""
+    checks.nonnegative("rho", rho)
+    checks.nonnegative("rho_x", rho_x)
+    checks.one_of("norm", norm, NORMS)
+    if clip is not None and not (len(clip) == 2 and -math.inf < clip[0] < clip[1] < math.inf):
+        raise ValueError(f"clip must be (low, high) with low < high, both finite, or None; got {clip!r}")
+
+
+def full_precision(x: Tensor) -> torch.autocast:
+    """No autocast inside: squared variances of gradients, about 1e-8, vanish in half precision."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision as float32, anything else as it is."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _ascent(
+    model: nn.Module, x: Tensor, y: Tensor, rho: float, parameters: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+    """grad_x [L + rho |grad_w L|], the loss L, and grad_w L, all without a graph."""
+    here = at_least_float32(x.detach()).clone().requires_grad_()
+    with torch.enable_grad(), full_precision(x):
+        loss = F.cross_entropy(model(here), y)
+        slope, *first = torch.autograd.grad(loss, [here, *parameters], create_graph=rho > 0, allow_unused=True)
+        if rho > 0:
+            length = torch.stack([g.square().sum() for g in first if g is not None]).sum().clamp_min(_TINY).sqrt()
+            (bend,) = torch.autograd.grad(length, here, allow_unused=True)
+            slope = slope.detach() if bend is None else slope.detach() + rho * bend
+    return slope, loss.detach(), [None if g is None else g.detach() for g in first]
+
+
+def _moved(x: Tensor, slope: Tensor, rho_x: float, norm: str, clip: tuple[float, float] | None) -> Tensor:
+    """x + rho_x slope / |slope|, over each sample or over the batch; where the slope is zero, nothing moves."""
+    if rho_x == 0:
+        return x.detach().clone()
+    over = tuple(range(1, x.ndim)) if norm == "sample" else (0,)
+    # Of confident samples the squares would underflow, so the largest entry is made 1 first.
+    slope = slope / slope.abs().amax(over, keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)
+    unit = slope / slope.square().sum(over, keepdim=True).sqrt().clamp_min(torch.finfo(slope.dtype).tiny)
+    moved = x.detach() + (rho_x * unit).to(x.dtype)
+    return moved if clip is None else moved.clamp(*clip)
+
+
+def _terms(
+    model: nn.Module, x: Tensor, x_tilde: Tensor, y: Tensor, sizes: list[int], mode: str, rho: float
+) -> tuple[Tensor, Tensor]:
+    """The variance term and the norm term of P, each summed over domains of `sizes` rows."""
+    features, logits = features_and_logits(model, torch.cat([x, x_tilde]))
+    features, residual = head_residuals(features, logits, torch.cat([y, y]))
+    h, r = features.split(sizes * 2), residual.split(sizes * 2)
+    pairs = [_pair(h[i], r[i], h[i + len(sizes)], r[i + len(sizes)], mode, rho) for i in range(len(sizes))]
+    return torch.stack([v for v, _ in pairs]).sum(), torch.stack([n for _, n in pairs]).sum()
+
+
+def _pair(h: Tensor, r: Tensor, h_new: Tensor, r_new: Tensor, mode: str, rho: float) -> tuple[Tensor, Tensor]:
+    """The two terms for one domain, of features (n, d) and residuals (n, C) at x and at x~."""
+    about = head_mean(h, r) if mode == "official" else None
+    gap = (head_variance(h_new, r_new, about) - head_variance(h, r, about)).square()
+    if mode == "paper":
+        length = head_mean(h_new, r_new).square().sum()
+        return gap.sum().clamp_min(_TINY).sqrt(), rho * length.clamp_min(_TINY).sqrt()
+    errors = r_new.square().sum(1)
+    weight = (errors * h_new.square().sum(1)).mean() / (r.shape[1] * h.shape[1])
+    return gap.mean() / 4, weight + errors.mean() / r.shape[1]
+
+
+def _norm(tensors: Any) -> Tensor:
+    return torch.nn.utils.get_total_norm([t for t in tensors if t is not None])
