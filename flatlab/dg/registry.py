@@ -5,13 +5,36 @@ from typing import Any
 from flatlab import checks
 from flatlab.dg.asam import ASAM
 from flatlab.dg.base import Algorithm
+from flatlab.dg.coral import CORAL
 from flatlab.dg.erm import ERM
+from flatlab.dg.fishr import Fishr
+from flatlab.dg.groupdro import GroupDRO
 from flatlab.dg.gsam import GSAM
+from flatlab.dg.irm import IRM
+from flatlab.dg.mixup import Mixup
+from flatlab.dg.mmd import MMD
 from flatlab.dg.sagm import SAGM
 from flatlab.dg.sam import SAM
+from flatlab.dg.swad import SWAD
 from flatlab.dg.udim import UDIM
+from flatlab.dg.vrex import VREx
 
-_CLASSES: tuple[type[Algorithm], ...] = (ERM, SAM, ASAM, GSAM, SAGM, UDIM)
+_CLASSES: tuple[type[Algorithm], ...] = (
+    ERM,
+    SAM,
+    ASAM,
+    GSAM,
+    SAGM,
+    GroupDRO,
+    IRM,
+    VREx,
+    CORAL,
+    MMD,
+    Mixup,
+    Fishr,
+    SWAD,
+    UDIM,
+)
 _REGISTRY = {algorithm.__name__: algorithm for algorithm in _CLASSES}
 
 ALGORITHMS = tuple(_REGISTRY)
