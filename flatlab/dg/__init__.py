@@ -11,6 +11,7 @@ through the laws that all of them obey. Models have a `.featurizer` and a linear
 
 from flatlab.dg.base import Algorithm
 from flatlab.dg.head import head_gradients
+from flatlab.dg.measures import domain_inconsistency, domain_sharpness, head_curvature
 from flatlab.dg.registry import ALGORITHMS, default_hparams, get_algorithm
 from flatlab.dg.udim import UDIM, inconsistency_penalty, perturb_inputs
 
@@ -19,7 +20,10 @@ __all__ = [
     "UDIM",
     "Algorithm",
     "default_hparams",
+    "domain_inconsistency",
+    "domain_sharpness",
     "get_algorithm",
+    "head_curvature",
     "head_gradients",
     "inconsistency_penalty",
     "perturb_inputs",

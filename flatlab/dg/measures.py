@@ -1,0 +1,106 @@
+"""Measures behind the claims: how far the losses of two domains part near the weights, and how sharp each one is.
+
+    I(w) = max over |d| <= rho of | L_target(w + d) - L_source(w + d) |
+
+The maximum is taken over d = 0, over rho times the unit gradient of either loss in both signs, and over rho times
+random unit directions: a lower bound of the true one. Random directions depend on the seed and the shapes of the
+weights alone, so that networks of one architecture are measured along the same ones.
+
+I grows with the confidence of a network, and a worse network may have less of it: read it beside accuracies, or at
+matched temperatures, L being the cross-entropy of logits / temperature.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flatlab import checks
+from flatlab.dg.base import check_model, features_and_logits
+from flatlab.dg.head import head_residuals, head_variance
+from flatlab.flatness import Landscape, gaussian, over_parameters, sam_sharpness
+from flatlab.modes import evaluating
+
+Labelled = tuple[Tensor, Tensor]
+"""Inputs (N, ...), floating, and labels (N,)."""
+
+
+def domain_inconsistency(
+    model: nn.Module,
+    source: Labelled,
+    target: Labelled,
+    *,
+    rho: float = 0.05,
+    directions: int = 8,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> float:
+    """I(w) of the head of this file, in nats, in eval mode; the model is left as it was.
+
+    Args:
+        model: any classifier.
+        source: (x, y) of a domain that was trained on.
+        target: (x, y) of another one.
+        rho: radius in weight space, >= 0.
+        directions: random ones, >= 0.
+        temperature: what logits are divided by, > 0.
+        seed: of the random directions.
+    """
+    checks.nonnegative("rho", rho)
+    checks.at_least("directions", directions, 0)
+    checks.positive("temperature", temperature)
+    with evaluating(model):
+        pair = [over_parameters(model, _loss(*data, temperature)) for data in (source, target)]
+        generator = torch.Generator().manual_seed(seed)
+        ways = [landscape.gradient() for landscape in pair]
+        ways += [tuple(-t for t in way) for way in ways]
+        ways += [gaussian(pair[0].point, generator=generator) for _ in range(directions)]
+        found = [abs(pair[1].home() - pair[0].home())] + [_gap(pair, way, rho) for way in ways if rho]
+    return max(found)
+
+
+def domain_sharpness(model: nn.Module, domains: Mapping[str, Labelled], *, rho: float = 0.05) -> dict[str, float]:
+    """How much the loss of each domain rises over one step of length rho along its gradient, in nats, in eval mode.
+
+    Args:
+        model: any classifier.
+        domains: (x, y) by name.
+        rho: length of the step, >= 0.
+    """
+    with evaluating(model):
+        return {name: sam_sharpness(over_parameters(model, _loss(*data, 1.0)), rho) for name, data in domains.items()}
+
+
+def head_curvature(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The variance of the head's gradients over samples, and the diagonal of the head's Hessian: both (C*d + C,).
+
+    The first stands for the second in Fishr and UDIM. The Hessian is exact: mean_i p_c (1 - p_c) h_j^2 for weights, and
+    mean_i p_c (1 - p_c) for biases; it does not depend on labels.
+
+    Args:
+        model: with `.featurizer` and `.classifier`.
+        x: inputs (N, ...), floating.
+        y: labels (N,).
+    """
+    check_model(model)
+    checks.labels(y, len(checks.inputs(x, box=False)))
+    with evaluating(model), torch.no_grad():
+        features, logits = features_and_logits(model, x)
+        features, residual = head_residuals(features, logits, y)
+        p = logits.to(features).softmax(1)
+        spread = p * (1 - p)
+        hessian = torch.cat([(spread.T @ features.square()).flatten(), spread.sum(0)]) / len(x)
+        return head_variance(features, residual), hessian
+
+
+def _loss(x: Tensor, y: Tensor, temperature: float) -> Callable[[nn.Module], Tensor]:
+    checks.labels(y, len(checks.inputs(x, box=False)))
+    return lambda model: F.cross_entropy(model(x) / temperature, y.long())
+
+
+def _gap(pair: list[Landscape], way: tuple[Tensor, ...], rho: float) -> float:
+    """How far the two losses are apart at distance rho along `way`, or where they are if it has no direction."""
+    length = float(torch.linalg.vector_norm(torch.stack([t.norm() for t in way])))
+    point = pair[0].displaced(way, rho / length if length > 0 else 0.0)
+    return abs(pair[1].value(*point) - pair[0].value(*point))
