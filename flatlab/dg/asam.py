@@ -11,7 +11,7 @@ from flatlab.dg.sam import SAM
 from flatlab.optim.two_pass import TwoPass
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, kw_only=True)
 class ASAM(SAM):
     """SAM in units of each weight.
 

@@ -10,6 +10,7 @@ mixture under every method, and their running statistics move once, whatever a m
 weigh domains alike; means over rows (ERM and the SAM family) weigh rows alike. Both agree for batches of one size.
 """
 
+import copy
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -75,9 +76,7 @@ class Algorithm(ABC):
         self.trained = self.model
         self.steps = 0
         self.parameters = [p for p in self.trained.parameters() if p.requires_grad]
-        self._optimizer = self._wrapped(self.optimizer)
-        self.optimizer = self._optimizer
-        self._check_optimizer()
+        self.optimizer = self._optimizer = self._wrapped(self._given())
 
     def update(self, minibatches: Minibatches) -> dict[str, float]:
         """One step on one minibatch (x, y) of each source domain: x (N, ...) floating, y (N,) labels in 0..C-1.
@@ -104,7 +103,7 @@ class Algorithm(ABC):
         kept = {name: getattr(self, name) for name in self.memory}
         return {
             "model": {name: value.clone() for name, value in self.trained.state_dict().items()},
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": copy.deepcopy(self._optimizer.state_dict()),  # torch hands out the live tensors
             "steps": self.steps,
             "memory": {name: value.clone() for name, value in kept.items() if value is not None},
         }
@@ -133,22 +132,28 @@ class Algorithm(ABC):
     def _step(self, batch: Batch) -> dict[str, Tensor]:
         """Change the weights; scalars to report, "loss" first."""
 
-    def _wrapped(self, optimizer: OptimizerLike) -> Optimizer:
+    def _wrapped(self, optimizer: Optimizer) -> Optimizer:
         """The optimizer that the method steps, made of the one that was given."""
-        if isinstance(optimizer, Optimizer):
-            return optimizer
-        if not callable(optimizer):
-            raise TypeError(f"optimizer must be a torch optimizer or a factory of one, got {type(optimizer).__name__}")
-        return optimizer(self.parameters)
+        return optimizer
 
-    def _check_optimizer(self) -> None:
-        if not isinstance(self._optimizer, Optimizer):
-            raise TypeError(f"optimizer must make a torch optimizer, but made {type(self._optimizer).__name__}")
-        held = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
+    def _given(self) -> Optimizer:
+        """The optimizer that was given or made by the factory that was, checked."""
+        made = self.optimizer
+        if not isinstance(made, Optimizer) and callable(made):
+            made = made(self.parameters)
+        if not isinstance(made, Optimizer):
+            raise TypeError(f"optimizer must be a torch optimizer or a factory of one, got {made!r}")
+        if isinstance(made, TwoPass):
+            raise ValueError(
+                f"optimizer is {type(made).__name__}, which needs two gradients a step: give its base optimizer, and "
+                "take the algorithm of that name"
+            )
+        held = {id(p) for group in made.param_groups for p in group["params"]}
         if not held <= {id(p) for p in self.trained.parameters()}:
             raise ValueError(
                 "optimizer holds parameters that are not the model's: make it of model.parameters(), or give a factory"
             )
+        return made
 
     def _draws(self) -> np.random.Generator:
         """The random numbers of this step: they depend on the seed and the number of the step alone."""
@@ -210,13 +215,3 @@ def resting_statistics(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.track_running_stats = True
-
-
-def refuse_two_pass(optimizer: Optimizer) -> Optimizer:
-    """`optimizer`, or ValueError if it takes two gradients a step, which the method does not give it."""
-    if isinstance(optimizer, TwoPass):
-        raise ValueError(
-            f"optimizer is {type(optimizer).__name__}, which needs two gradients a step: give its base optimizer, and "
-            "take the algorithm of that name"
-        )
-    return optimizer

@@ -13,7 +13,7 @@ from torch import Tensor
 from flatlab.dg.penalised import Penalised, over_pairs
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, kw_only=True)
 class CORAL(Penalised):
     """Features with the same mean and covariance in all domains. The options are those of `Penalised`."""
 

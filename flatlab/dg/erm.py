@@ -7,17 +7,13 @@ from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
-from torch.optim import Optimizer
 
-from flatlab.dg.base import Algorithm, Batch, OptimizerLike, refuse_two_pass
+from flatlab.dg.base import Algorithm, Batch
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, kw_only=True)
 class ERM(Algorithm):
     """Cross-entropy of the pooled minibatches. Methods with another loss of one gradient are subclasses of it."""
-
-    def _wrapped(self, optimizer: OptimizerLike) -> Optimizer:
-        return refuse_two_pass(super()._wrapped(optimizer))
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
         self._optimizer.zero_grad()

@@ -16,7 +16,7 @@ from flatlab.dg.head import head_residuals, head_variance
 from flatlab.dg.penalised import Penalised
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, kw_only=True)
 class Fishr(Penalised):
     """Gradients of the head that vary alike in all domains.
 

@@ -16,7 +16,7 @@ from flatlab.dg.fishr import same_domains
 from flatlab.dg.penalised import domain_losses
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, kw_only=True)
 class GroupDRO(ERM):
     """The domains with larger losses weigh more.
 

@@ -11,7 +11,7 @@ from flatlab.dg.sam import SAM
 from flatlab.optim.two_pass import TwoPass
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, kw_only=True)
 class GSAM(SAM):
     """SAM that also closes the gap between the perturbed loss and the loss; alpha = 0 is SAM.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from flatlab.dg.penalised import Penalised
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, kw_only=True)
 class IRM(Penalised):
     """One classifier that is best for all domains at once. The options are those of `Penalised`."""
 

@@ -19,7 +19,7 @@ from flatlab.dg.base import Batch
 from flatlab.dg.erm import ERM
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, kw_only=True)
 class Mixup(ERM):
     """Cross-entropy of convex combinations of two domains.
 

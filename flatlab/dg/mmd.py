@@ -15,7 +15,7 @@ from flatlab.dg.penalised import Penalised, over_pairs
 _GAMMAS = tuple(10.0**power for power in range(-3, 4))
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, kw_only=True)
 class MMD(Penalised):
     """Features of the same distribution in all domains. The options are those of `Penalised`."""
 

@@ -18,7 +18,7 @@ from flatlab.dg.base import Batch, features_and_logits
 from flatlab.dg.erm import ERM
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, kw_only=True)
 class Penalised(ERM):
     """Mean loss over domains plus a penalty.
 

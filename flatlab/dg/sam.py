@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Optimizer
 
-from flatlab import checks, optim
-from flatlab.dg.base import Algorithm, Batch, OptimizerLike
+from flatlab import optim
+from flatlab.dg.base import Algorithm, Batch
 from flatlab.optim.two_pass import TwoPass
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, kw_only=True)
 class SAM(Algorithm):
     """Descend at the worst point, to first order, within rho. Two gradients a step.
 
@@ -31,10 +31,8 @@ class SAM(Algorithm):
     neutral: ClassVar = {"rho": 0.0}
     perturbs: ClassVar[type[TwoPass]] = optim.SAM
 
-    def _wrapped(self, optimizer: OptimizerLike) -> Optimizer:
-        checks.nonnegative("rho", self.rho)
-        base = super()._wrapped(optimizer)
-        return self._perturbing()(base.param_groups, base, model=self.trained, **self._perturbing_options())
+    def _wrapped(self, optimizer: Optimizer) -> Optimizer:
+        return self._perturbing()(optimizer.param_groups, optimizer, model=self.trained, **self._perturbing_options())
 
     def _perturbing(self) -> type[TwoPass]:
         return self.perturbs

@@ -19,7 +19,7 @@ from flatlab.dg.base import Batch
 from flatlab.dg.erm import ERM
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, kw_only=True)
 class SWAD(ERM):
     """ERM whose `.model` is the average of the weights; `.trained` is the network that is stepped.
 

@@ -44,7 +44,7 @@ TERMS = ("both", "norm", "variance", "loss")
 _TINY = 1e-30  # of a squared norm: keeps the root's slope finite where all gradients vanish
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, kw_only=True)
 class UDIM(SAM):
     """SAM, or another of its family, plus the inconsistency with perturbed copies of the source domains.
 

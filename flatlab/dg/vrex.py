@@ -10,7 +10,7 @@ from torch import Tensor
 from flatlab.dg.penalised import Penalised
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, kw_only=True)
 class VREx(Penalised):
     """Losses that are equal over domains. The options are those of `Penalised`."""
 
