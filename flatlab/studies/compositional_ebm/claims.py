@@ -170,7 +170,7 @@ CHANGES = (
         "2026-11-26",
         "C9.3 C9.4 C9.5",
         "After a first recorded run, with results seen: log Z of images is estimated from more draws, as a third of "
-        "the models of MNIST had no likelihood, and two learning rates of MECO's on MNIST were found again on the tuning "
+        "the models of MNIST had no likelihood, and two learning rates of MECO's there were found again on the tuning "
         "seeds. Rules are as before; of all verdicts C9.3 on MNIST alone moved, from inconclusive to contradicted.",
     ),
 )
