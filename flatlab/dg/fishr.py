@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flatlab.dg.head import head_residuals, head_variance
+from flatlab.dg.head import head_moments, head_residuals
 from flatlab.dg.penalised import Penalised
 
 
@@ -39,8 +39,9 @@ class Fishr(Penalised):
         self.variances: Tensor | None = None
 
     def penalty(self, losses: Tensor, features: list[Tensor], logits: list[Tensor], y: list[Tensor]) -> Tensor:
-        rows = [head_residuals(h, f, t) for h, f, t in zip(features, logits, y, strict=True)]
-        now = torch.stack([head_variance(h, r) for h, r in rows])
+        h, r = head_residuals(torch.cat(features), torch.cat(logits), torch.cat(y))
+        mean, square = head_moments(h, r, [len(t) for t in y])
+        now = square - mean.square()
         before = torch.zeros_like(now) if self.variances is None else same_domains(self.variances, now)
         smooth = self.ema * before + (1 - self.ema) * now
         self.variances = smooth.detach()

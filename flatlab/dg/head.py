@@ -8,6 +8,8 @@ are
 All of it is differentiable by plain autograd, through the features too.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,19 +45,25 @@ def head_residuals(features: Tensor, logits: Tensor, y: Tensor) -> tuple[Tensor,
     return features, logits.softmax(1) - F.one_hot(y.long(), logits.shape[1]).to(logits)
 
 
-def head_mean(features: Tensor, residual: Tensor) -> Tensor:
-    """The mean over samples of the gradients of weight and bias, (C*d + C,)."""
-    return torch.cat([(residual.T @ features).flatten(), residual.sum(0)]) / len(residual)
+def head_moments(features: Tensor, residual: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The mean of the head's gradients and the mean of their squares over the rows of each domain, (E, C, d + 1).
 
-
-def head_variance(features: Tensor, residual: Tensor, about: Tensor | None = None) -> Tensor:
-    """The mean over samples of (gradient - about)^2 for weight and bias, (C*d + C,), without making every gradient.
+    The last column is the bias. No sample's gradient is made: sums of r_c h_j are one product of matrices a domain.
 
     Args:
-        features: (n, d).
-        residual: (n, C), see `head_residuals`.
-        about: (C*d + C,); by default their mean, so that it is the variance, not corrected for n.
+        features: (N, d), the domains one after the other.
+        residual: (N, C), see `head_residuals`.
+        sizes: rows of each of the E domains, N together.
     """
-    own = head_mean(features, residual)
-    centre = own if about is None else about
-    return head_mean(features.square(), residual.square()) - 2 * centre * own + centre.square()
+    extended = F.pad(features, (0, 1), value=1.0)
+    r, h = (_by_domain(tensor, sizes) for tensor in (residual, extended))
+    # Rows beyond the end of a domain are zero, so sums are not changed by them.
+    counts = sizes[0] if len(set(sizes)) == 1 else torch.tensor(sizes, device=h.device).view(-1, 1, 1)
+    return r.mT @ h / counts, r.square().mT @ h.square() / counts
+
+
+def _by_domain(tensor: Tensor, sizes: Sequence[int]) -> Tensor:
+    """(N, k) as (E, n, k), n being the largest size, with zeros at the end of the others."""
+    if len(set(sizes)) == 1:
+        return tensor.view(len(sizes), sizes[0], -1)
+    return torch.nn.utils.rnn.pad_sequence(list(tensor.split(list(sizes))), batch_first=True)

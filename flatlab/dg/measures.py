@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from flatlab import checks
 from flatlab.dg.base import check_model, features_and_logits
-from flatlab.dg.head import head_residuals, head_variance
+from flatlab.dg.head import head_moments, head_residuals
 from flatlab.flatness import Landscape, gaussian, over_parameters, sam_sharpness
 from flatlab.modes import evaluating
 
@@ -89,9 +89,14 @@ def head_curvature(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tens
         features, logits = features_and_logits(model, x)
         features, residual = head_residuals(features, logits, y)
         p = logits.to(features).softmax(1)
-        spread = p * (1 - p)
-        hessian = torch.cat([(spread.T @ features.square()).flatten(), spread.sum(0)]) / len(x)
-        return head_variance(features, residual), hessian
+        mean, square = head_moments(features, residual, [len(x)])
+        _, hessian = head_moments(features, (p * (1 - p)).sqrt(), [len(x)])
+        return _flat(square - mean.square()), _flat(hessian)
+
+
+def _flat(moment: Tensor) -> Tensor:
+    """(1, C, d + 1) in the order of weight and bias."""
+    return torch.cat([moment[0, :, :-1].flatten(), moment[0, :, -1]])
 
 
 def _loss(x: Tensor, y: Tensor, temperature: float) -> Callable[[nn.Module], Tensor]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from flatlab.dg.penalised import Penalised, over_pairs
@@ -20,12 +21,16 @@ class MMD(Penalised):
     """Features of the same distribution in all domains. The options are those of `Penalised`."""
 
     def penalty(self, losses: Tensor, features: list[Tensor], logits: list[Tensor], y: list[Tensor]) -> Tensor:
-        own = [_kernel(h, h) for h in features]
-        pairs = combinations(range(len(features)), 2)
-        return over_pairs([own[i] + own[j] - 2 * _kernel(features[i], features[j]) for i, j in pairs], losses[0])
+        h, sizes = torch.cat(features), [len(domain) for domain in features]
+        rows = torch.arange(len(sizes), device=h.device).repeat_interleave(torch.tensor(sizes, device=h.device))
+        shares = F.one_hot(rows).to(h) / torch.tensor(sizes, device=h.device)
+        means = shares.T @ _kernel(h) @ shares  # of k, between each two domains
+        pairs = combinations(range(len(sizes)), 2)
+        return over_pairs([means[i, i] + means[j, j] - 2 * means[i, j] for i, j in pairs], losses[0])
 
 
-def _kernel(a: Tensor, b: Tensor) -> Tensor:
-    """The mean of k over all pairs of rows."""
-    squares = (a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T).clamp_min(0)
-    return torch.stack([(-gamma * squares).exp().mean() for gamma in _GAMMAS]).sum()
+def _kernel(h: Tensor) -> Tensor:
+    """k between all rows, (N, N)."""
+    lengths = h.square().sum(1)
+    squares = (lengths[:, None] + lengths - 2 * h @ h.T).clamp_min(0)
+    return torch.stack([(-gamma * squares).exp() for gamma in _GAMMAS]).sum(0)

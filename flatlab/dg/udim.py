@@ -22,7 +22,7 @@ the head's weights, so that `lam` does not carry over between networks: watch "r
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from flatlab import checks, optim
 from flatlab.dg.base import Batch, check_model, classes, features_and_logits, resting_statistics
-from flatlab.dg.head import head_mean, head_residuals, head_variance
+from flatlab.dg.head import head_moments, head_residuals
 from flatlab.dg.sam import SAM
 from flatlab.optim.two_pass import TwoPass
 
@@ -112,12 +112,12 @@ class UDIM(SAM):
         with resting_statistics(self.trained), full_precision(batch.x):
             penalty = self._penalty(batch, x_tilde)
             slopes = torch.autograd.grad(penalty, self.parameters, allow_unused=True)
-        pairs = [(p, g) for p, g in zip(self.parameters, slopes, strict=True) if g is not None]
-        sizes = [_norm(p.grad for p in self.parameters), self.lam * _norm(g for _, g in pairs)]
-        for p, g in pairs:
-            p.grad = self.lam * g if p.grad is None else p.grad.add_(g, alpha=self.lam)
+        ratio = self.lam * _norm(slopes) / _norm(p.grad for p in self.parameters).clamp_min(_TINY)
+        for p, g in zip(self.parameters, slopes, strict=True):
+            if g is not None:
+                p.grad = self.lam * g if p.grad is None else p.grad.add_(g, alpha=self.lam)
         two_pass.step()
-        return {"loss": loss, "penalty": penalty.detach(), "ratio": sizes[1] / sizes[0].clamp_min(_TINY)}
+        return {"loss": loss, "penalty": penalty.detach(), "ratio": ratio}
 
     def _perturb(self, batch: Batch) -> tuple[Tensor, Tensor, Sequence[Tensor | None]]:
         """x~, and what the same forward pass gives SAM: the loss and its gradients at the weights."""
@@ -222,10 +222,12 @@ def _ascent(
     with torch.enable_grad(), full_precision(x):
         loss = F.cross_entropy(model(here), y)
         slope, *first = torch.autograd.grad(loss, [here, *parameters], create_graph=rho > 0, allow_unused=True)
-        if rho > 0:
-            length = torch.stack([g.square().sum() for g in first if g is not None]).sum().clamp_min(_TINY).sqrt()
-            (bend,) = torch.autograd.grad(length, here, allow_unused=True)
-            slope = slope.detach() if bend is None else slope.detach() + rho * bend
+        if rho > 0:  # the gradient of |g| is that of <g, u> for the constant u = g / |g|
+            curves = [g for g in first if g is not None and g.requires_grad]
+            length = _norm(g.detach() for g in curves).clamp_min(_TINY)
+            units = [g.detach() * (rho / length) for g in curves]
+            (bend,) = torch.autograd.grad(curves, here, units, allow_unused=True)
+            slope = slope.detach() if bend is None else slope.detach() + bend
     return slope, loss.detach(), [None if g is None else g.detach() for g in first]
 
 
@@ -247,22 +249,20 @@ def _terms(
     """The variance term and the norm term of P, each summed over domains of `sizes` rows."""
     features, logits = features_and_logits(model, torch.cat([x, x_tilde]))
     features, residual = head_residuals(features, logits, torch.cat([y, y]))
-    h, r = features.split(sizes * 2), residual.split(sizes * 2)
-    pairs = [_pair(h[i], r[i], h[i + len(sizes)], r[i + len(sizes)], mode, rho) for i in range(len(sizes))]
-    return torch.stack([v for v, _ in pairs]).sum(), torch.stack([n for _, n in pairs]).sum()
-
-
-def _pair(h: Tensor, r: Tensor, h_new: Tensor, r_new: Tensor, mode: str, rho: float) -> tuple[Tensor, Tensor]:
-    """The two terms for one domain, of features (n, d) and residuals (n, C) at x and at x~."""
-    about = head_mean(h, r) if mode == "official" else None
-    gap = (head_variance(h_new, r_new, about) - head_variance(h, r, about)).square()
+    mean, square = head_moments(features, residual, sizes * 2)
+    (m, m_new), (s, s_new) = mean.chunk(2), square.chunk(2)
     if mode == "paper":
-        length = head_mean(h_new, r_new).square().sum()
-        return gap.sum().clamp_min(_TINY).sqrt(), rho * length.clamp_min(_TINY).sqrt()
-    errors = r_new.square().sum(1)
-    weight = (errors * h_new.square().sum(1)).mean() / (r.shape[1] * h.shape[1])
-    return gap.mean() / 4, weight + errors.mean() / r.shape[1]
+        gap, slope = (s_new - m_new.square()) - (s - m.square()), m_new
+        return _length(gap).sum(), rho * _length(slope).sum()
+    gap = s_new - s - 2 * m * (m_new - m)  # of the mean squares about m
+    return gap.square().mean((1, 2)).sum() / 4, (s_new[..., :-1].mean((1, 2)) + s_new[..., -1].mean(1)).sum()
 
 
-def _norm(tensors: Any) -> Tensor:
+def _length(tensor: Tensor) -> Tensor:
+    """The norm of each domain's (C, d + 1), with a finite slope at zero."""
+    return tensor.square().sum((1, 2)).clamp_min(_TINY).sqrt()
+
+
+def _norm(tensors: Iterable[Tensor | None]) -> Tensor:
+    """The norm over all tensors together."""
     return torch.nn.utils.get_total_norm([t for t in tensors if t is not None])
