@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -462,9 +463,13 @@ class Trap:
         return os.mkdir, (self.path,)
 
 
-def test_nothing_is_unpickled(small: Path) -> None:
+@pytest.mark.parametrize("bare", [True, False], ids=["a pickle", "an array of objects"])
+def test_nothing_is_unpickled(small: Path, bare: bool) -> None:
     folder, sprung = npy(small), small / "sprung"
-    np.save(folder / "fog.npy", np.array([Trap(str(sprung))], dtype=object), allow_pickle=True)
+    if bare:
+        (folder / "fog.npy").write_bytes(pickle.dumps(Trap(str(sprung))))
+    else:
+        np.save(folder / "fog.npy", np.array([Trap(str(sprung))], dtype=object), allow_pickle=True)
     with pytest.raises(DataCorrupt, match=r"fog.npy cannot be read"):
         load_domains("cifar10_c", root=small)
     assert not sprung.exists()
