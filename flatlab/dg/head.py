@@ -55,7 +55,7 @@ def head_moments(features: Tensor, residual: Tensor, sizes: Sequence[int]) -> tu
         residual: (N, C), see `head_residuals`.
         sizes: rows of each of the E domains, N together.
     """
-    extended = F.pad(features, (0, 1), value=1.0)
+    extended = torch.cat([features, features.new_ones(len(features), 1)], dim=1)  # F.pad is slow
     r, h = (_by_domain(tensor, sizes) for tensor in (residual, extended))
     # Rows beyond the end of a domain are zero, so sums are not changed by them.
     counts = sizes[0] if len(set(sizes)) == 1 else torch.tensor(sizes, device=h.device).view(-1, 1, 1)

@@ -32,7 +32,9 @@ class SAM(Algorithm):
     perturbs: ClassVar[type[TwoPass]] = optim.SAM
 
     def _wrapped(self, optimizer: Optimizer) -> Optimizer:
-        return self._perturbing()(optimizer.param_groups, optimizer, model=self.trained, **self._perturbing_options())
+        counting = next(self.trained.buffers(), None) is not None  # looking for statistics costs a walk a step
+        model = self.trained if counting else None
+        return self._perturbing()(optimizer.param_groups, optimizer, model=model, **self._perturbing_options())
 
     def _perturbing(self) -> type[TwoPass]:
         return self.perturbs

