@@ -1,8 +1,8 @@
 """Settings of 03_compositional_ebm.
 
 Learning rates, the cap, the share of the defensive mixture and every threshold of the claims were fixed on the tuning
-seeds, with other points of the densities and with training images held out: never on the seeds that are reported, nor
-on test images.
+seeds (the share of the mixture on 100 to 103), with other points of the densities and with training images held out:
+never on the seeds that are reported, nor on test images.
 """
 
 from collections.abc import Mapping

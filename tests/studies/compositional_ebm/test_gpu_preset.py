@@ -66,6 +66,6 @@ def test_the_notebook_runs_with_the_large_presets(preset: str, monkeypatch) -> N
             exec("".join(cell["source"]), names)
             if "parameters" in cell["metadata"].get("tags", []):
                 names["preset"] = preset
-    assert {noise for _, noise in names["learned"]} == set(names["cfg"].noises)
+    assert {noise for _, noise in names["gallery"].learned} == set(names["cfg"].noises)
     assert set(names["measured"]) == {claim.id for claim in names["CLAIMS"]}
     assert names["measured"]["C12"].n == 2

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from flatlab import ebm
-from flatlab.studies.compositional_ebm import images, planar, settings
+from flatlab.studies.compositional_ebm import gallery, images, planar, settings
 from flatlab.train import Recipe
 
 TINY = dataclasses.replace(
@@ -147,3 +147,25 @@ def test_rates_are_found_again() -> None:
     assert len(shown) == 4
     with pytest.raises(ValueError, match="seeds"):
         planar.tuned_rates(dataclasses.replace(small, seeds=(100,)), shown.append)
+
+
+def test_the_gallery_shows_every_noise_and_loss_by_its_means() -> None:
+    filled = gallery.Gallery.fill(
+        dataclasses.replace(TINY, image_rates={("NCE", "GMM"): 1e-2, ("MECO", "GMM"): 1e-2}, noises=("GMM",))
+    )
+    table, key = filled.table(), ("MECO", "GMM")
+    assert [row for _, row in table.index] == ["noise itself", "NCE", "MECO"]
+    assert table.loc[("GMM", "MECO"), "NLL"] == pytest.approx(filled.learned[key].nll.mean())
+    assert table.loc[("GMM", "MECO"), "Fréchet"] == pytest.approx(filled.frechet[key].mean())
+    by_hand = np.mean([[one["g"][name] for name in images.HARD] for one in filled.auroc[key]])
+    assert (
+        filled.hard(key, "g").mean()
+        == pytest.approx(by_hand)
+        == pytest.approx(table.loc[("GMM", "MECO"), "AUROC of g"])
+    )
+    assert filled.detection().loc[("GMM", "MECO", "f"), "blur"] == pytest.approx(
+        np.mean([one["f"]["blur"] for one in filled.auroc[key]])
+    )
+    assert filled.nll(key).mean() == pytest.approx(filled.learned[key].nll.mean())
+    direct, annealed = filled.two_ways()
+    assert abs(direct.log_z - annealed.log_z) < 5 * (direct.se + annealed.se)
