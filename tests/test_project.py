@@ -37,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "defenses": {"checks", "modes", "rng", "samplers", "train"},
     "bounds": {"checks", "modes", "models", "flatness", "train"},
     "ebm": {"checks", "metrics", "models", "optim", "rng", "samplers", "train"},
-    "dg": {"checks", "data", "modes", "flatness", "optim"},
+    "dg": {"checks", "data", "modes", "rng", "flatness", "optim", "train"},
     "rlhf": {"checks", "modes", "rng", "stats", "data", "models", "train"},
     "studies": {
         "checks",

@@ -19,29 +19,39 @@ from flatlab.dg.digits import coloured_digits, corrupted_digits, rotated_digits
 from flatlab.dg.domains import Domain, split_domain
 from flatlab.dg.head import head_gradients
 from flatlab.dg.load import DATASETS, load_domains
-from flatlab.dg.measures import domain_inconsistency, domain_sharpness, head_curvature
+from flatlab.dg.measures import domain_accuracy, domain_inconsistency, domain_sharpness, head_curvature
+from flatlab.dg.protocol import leave_one_domain_out, single_source, train_domains
 from flatlab.dg.registry import ALGORITHMS, default_hparams, get_algorithm
+from flatlab.dg.selection import RULES, RunResult, Selection, select
 from flatlab.dg.udim import UDIM, inconsistency_penalty, perturb_inputs
 
 __all__ = [
     "ALGORITHMS",
     "CORRUPTIONS",
     "DATASETS",
+    "RULES",
     "UDIM",
     "Algorithm",
     "Domain",
+    "RunResult",
+    "Selection",
     "coloured_digits",
     "corrupt",
     "corrupted_digits",
     "default_hparams",
+    "domain_accuracy",
     "domain_inconsistency",
     "domain_sharpness",
     "get_algorithm",
     "head_curvature",
     "head_gradients",
     "inconsistency_penalty",
+    "leave_one_domain_out",
     "load_domains",
     "perturb_inputs",
     "rotated_digits",
+    "select",
+    "single_source",
     "split_domain",
+    "train_domains",
 ]

@@ -93,6 +93,11 @@ class Algorithm(ABC):
         together = torch.stack([value.detach().double() for value in values.values()])  # one wait for the device
         return dict(zip(values, together.tolist(), strict=True))
 
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Those of the optimizer: a schedule sets their "lr"."""
+        return self._optimizer.param_groups
+
     def predict(self, x: Tensor) -> Tensor:
         """Logits (N, C) of inputs (N, ...), in eval mode and without a graph; flags are left as they were."""
         with evaluating(self.model), torch.no_grad():
@@ -201,13 +206,18 @@ def features_and_logits(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     return features, model.classifier(features)  # type: ignore[operator]
 
 
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """The layers of BatchNorm."""
+    return [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
+
+
 @contextmanager
 def resting_statistics(model: nn.Module) -> Iterator[None]:
     """BatchNorm in train mode still normalises by the batch, but its running statistics stay as they are.
 
     Nothing is copied back afterwards, which a later backward pass through these layers would refuse.
     """
-    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    layers = [layer for layer in batch_norms(model) if layer.training and layer.track_running_stats]
     for layer in layers:
         layer.track_running_stats = False
     try:

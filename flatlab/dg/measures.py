@@ -17,10 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flatlab import checks
-from flatlab.dg.base import check_model, features_and_logits
+from flatlab.dg.base import batch_norms, check_model, features_and_logits, resting_statistics
+from flatlab.dg.domains import Domain
 from flatlab.dg.head import head_moments, head_residuals
 from flatlab.flatness import Landscape, gaussian, over_parameters, sam_sharpness
 from flatlab.modes import evaluating
+from flatlab.train.batches import as_float
 
 Labelled = tuple[Tensor, Tensor]
 """Inputs (N, ...), floating, and labels (N,)."""
@@ -92,6 +94,36 @@ def head_curvature(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tens
         mean, square = head_moments(features, residual, [len(x)])
         _, hessian = head_moments(features, (p * (1 - p)).sqrt(), [len(x)])
         return _flat(square - mean.square()), _flat(hessian)
+
+
+def domain_accuracy(
+    model: nn.Module, domain: Domain, *, statistics: str = "running", batch_size: int | None = None
+) -> float:
+    """The share of a domain's images that are classified correctly, in eval mode; those without finite logits are not.
+
+    Args:
+        model: a classifier; left as it was.
+        domain: where the model is, or elsewhere.
+        statistics: "running"; or "batch": BatchNorm normalises by the test batch, as it does in training, so that a
+            prediction depends on the images beside it. This is a control and no way to predict.
+        batch_size: images at once, batches being nearly equal; default 1024, or 100 for "batch".
+    """
+    checks.one_of("statistics", statistics, ("running", "batch"))
+    usual = 100 if statistics == "batch" else 1024
+    size = checks.at_least("batch_size", usual if batch_size is None else batch_size, 1)
+    device = next(model.parameters()).device
+    chunks = -(-len(domain) // size)
+    with evaluating(model), torch.no_grad():
+        for layer in batch_norms(model) if statistics == "batch" else ():
+            layer.train()
+        with resting_statistics(model):
+            pairs = zip(domain.x.tensor_split(chunks), domain.y.tensor_split(chunks), strict=True)
+            found = [_hits(model(as_float(x.to(device))), y.to(device)) for x, y in pairs]
+    return int(torch.cat(found).sum()) / len(domain)
+
+
+def _hits(logits: Tensor, y: Tensor) -> Tensor:
+    return (logits.argmax(1) == y) & logits.isfinite().all(1)
 
 
 def _flat(moment: Tensor) -> Tensor:
