@@ -16,8 +16,8 @@ import copy
 import functools
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Required, TypedDict, Unpack
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from flatlab import checks
-from flatlab.dg.base import Algorithm, batch_norms
+from flatlab.dg.base import Algorithm, batch_norms, classes
 from flatlab.dg.domains import Domain, split_domain
 from flatlab.dg.measures import domain_accuracy
 from flatlab.dg.registry import default_hparams, get_algorithm
@@ -134,8 +134,17 @@ def train_domains(
     if "total_steps" in default_hparams(algorithm):
         options.setdefault("total_steps", steps)
     parts = {name: split_domain(_on(named[name], device), holdout, seed=seed) for name in (*sources, *targets)}
-    model = make_model(seed).to(device)
+    with _own_draws(device):
+        _reseed(seed, device)  # one network for all methods, also if the function does not look at its seed
+        model = make_model(seed).to(device)
     method = get_algorithm(algorithm)(model, lambda p: optimizer(p, lr=checks.positive("lr", lr)), seed=seed, **options)
+    for name in parts:
+        checks.labels(named[name].y, len(named[name]), classes(model))
+    if not all(layer.track_running_stats for layer in batch_norms(model)):
+        raise ValueError(
+            "a BatchNorm of the network has no running statistics, so that predictions would depend on their batch: "
+            "make it with track_running_stats=True, or use GroupNorm"
+        )
     if batch_norm == "running" and method.model is not method.trained and batch_norms(model):
         raise ValueError(
             f"{algorithm} averages weights, and running statistics are not those of the average: use "
@@ -146,6 +155,7 @@ def train_domains(
     states: dict[str, Stateful] = {"algorithm": method, "run": run}
     facts = {
         "algorithm": algorithm, "options": repr(sorted(options.items())), "sources": sources, "targets": targets,
+        "network": str(model), "optimizer": repr(method.optimizer), "augment": augment is not None,
         "steps": steps, "batch_size": batch_size, "eval_every": eval_every, "lr": lr, "schedule": schedule,
         "batch_norm": batch_norm, "selection": list(selection), "holdout": holdout, "seed": seed,
         "data": {} if checkpoint is None else {name: _checksum(named[name]) for name in parts},
@@ -153,23 +163,28 @@ def train_domains(
     if checkpoint is not None:
         resume_training(checkpoint, states, settings=facts, device=device)
 
+    looked_at = {
+        score: {name: parts[name][part] for name in names}
+        for score, names, part in (("val", sources, 1), ("oracle", targets, 1), ("test", targets, 0))
+    }
     spent, first = 0.0, method.steps
-    with _training(method.trained, device, frozen=batch_norm == "frozen"):
+    _train_mode(method.trained, frozen=batch_norm == "frozen")
+    with _own_draws(device):
         while method.steps < steps and run.diverged is None:
             began, step = time.perf_counter(), method.steps
             for group in method.param_groups:
                 group["lr"] = lr * rate(step / steps)
             batch = [_batch(parts[name][0], share, step, seed, number) for number, name in enumerate(sources)]
-            draws = seed * 1_000_003 + step
+            draws = 2 * (seed * 1_000_003 + step)
             _reseed(draws, device)  # for dropout; so that a step depends on its number, not on those before
             if augment is not None:
-                rng = SeedGenerators(draws, device)
+                rng = SeedGenerators(draws + 1, device)
                 batch = [(augment(x, rng), y) for x, y in batch]
             finite = run.saw(method.update(batch))
             spent += time.perf_counter() - began
             if not finite or method.steps % eval_every == 0 or method.steps == steps:
                 run.diverged = None if finite else method.steps
-                run.look(method, parts, sources, targets)
+                run.look(method, looked_at)
                 if checkpoint is not None:
                     save_training(checkpoint, states, settings=facts)
                 if progress is not None:
@@ -230,20 +245,14 @@ class _Run:
         self._since.append(values)
         return bool(np.isfinite(values["loss"]))
 
-    def look(
-        self,
-        method: Algorithm,
-        parts: Mapping[str, tuple[Domain, Domain]],
-        sources: Sequence[str],
-        targets: Sequence[str],
-    ) -> None:
-        """Evaluate, and keep the weights for those rules that now take them."""
+    def look(self, method: Algorithm, parts: Mapping[str, Mapping[str, Domain]]) -> None:
+        """Evaluate on the parts of each score, by name, and keep the weights for those rules that now take them."""
         reported = {name for values in self._since for name in values}
         row: Row = {"step": method.steps}
         for name in sorted(reported, key=lambda name: (name != "loss", name)):
             row[name] = float(np.mean([values[name] for values in self._since if name in values]))
-        for score, names, part in (("val", sources, 1), ("oracle", targets, 1), ("test", targets, 0)):
-            found = {f"{score}/{name}": domain_accuracy(method.model, parts[name][part]) for name in names}
+        for score, domains in parts.items():
+            found = {f"{score}/{name}": domain_accuracy(method.model, part) for name, part in domains.items()}
             row |= {score: float(np.mean(list(found.values()))), **found}
         self.history.append(row)
         self._since = []
@@ -269,16 +278,17 @@ class _Run:
         self.history, self.kept, self.diverged = state["history"], state["kept"], state["diverged"]
 
 
-@contextmanager
-def _training(model: nn.Module, device: torch.device | str, *, frozen: bool) -> Iterator[None]:
-    """Train mode, but for layers of BatchNorm that are frozen; the global generators are given back."""
+def _train_mode(model: nn.Module, *, frozen: bool) -> None:
+    """Train mode, but for layers of BatchNorm that are frozen."""
+    model.train()
+    for layer in batch_norms(model) if frozen else ():
+        layer.eval()
+
+
+def _own_draws(device: torch.device | str) -> AbstractContextManager[None]:
+    """The global generators are given back as they were."""
     kind = torch.device(device).type
-    with torch.random.fork_rng([] if kind == "cpu" else None, device_type="cuda" if kind == "cpu" else kind):
-        model.train()
-        for layer in batch_norms(model) if frozen else ():
-            layer.eval()
-        yield
-    model.eval()
+    return torch.random.fork_rng([] if kind == "cpu" else None, device_type="cuda" if kind == "cpu" else kind)
 
 
 def _reseed(seed: int, device: torch.device | str) -> None:

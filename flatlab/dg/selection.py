@@ -57,7 +57,7 @@ class RunResult:
         history: a row per evaluation: "step", "loss", "val" (mean over sources, held-out parts), "oracle" and "test"
             (means over targets: their held-out parts, and the rest), the same of each domain as "val/NAME", and means
             of what the algorithm reports.
-        diverged: the step after which the loss was no finite number, where training stopped; or None.
+        diverged: the step whose loss was no finite number, where training stopped; or None.
         ms_per_step: milliseconds by the clock of a step, evaluations not counted; None if no step was made here.
     """
 
