@@ -98,7 +98,8 @@ def train_domains(
         algorithm: one of `ALGORITHMS`.
         domains: by name, or a list of domains with different names; images of one shape, one list of classes.
         sources, targets: names; no domain is both.
-        make_model: makes the untrained network of a seed, with `.featurizer` and `.classifier`.
+        make_model: makes the untrained network of a seed, with `.featurizer` and `.classifier`; torch's own generator
+            is seeded when it is called.
         steps: of the optimizer.
         batch_size: rows a step of all sources together; each gives as many, batch_size // len(sources).
         eval_every: steps between evaluations; the last step is always evaluated.
@@ -117,7 +118,8 @@ def train_domains(
 
     Raises:
         ValueError: unknown names (the nearest is given), no source or no target, a target among the sources, domains
-            that do not match, a batch smaller than the number of sources, and whatever splits and algorithms refuse.
+            that do not match each other or the network, a batch smaller than the number of sources, BatchNorm without
+            running statistics, a checkpoint of other settings, and whatever splits and algorithms refuse.
         TypeError: a network without the two parts.
     """
     sources, targets, named = _named(domains, sources, targets)

@@ -1,6 +1,7 @@
-"""Inconsistency between domains, sharpness of each, and the head's gradient variance against its Hessian."""
+"""Inconsistency between domains, sharpness and accuracy of each, and the head's variance against its Hessian."""
 
 import functools
+import math
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flatlab import dg
+from flatlab.models import FeatureNet
 
 
 class Net(nn.Module):
@@ -159,6 +161,100 @@ def test_worst_losses_of_two_domains_differ_by_no_more_than_the_inconsistency() 
     assert worst[0] <= worst[1] + bound + 1e-12
 
 
+def pictures(n: int, seed: int = 0) -> dg.Domain:
+    g = torch.Generator().manual_seed(seed)
+    return dg.Domain(torch.rand(n, 1, 2, 2, generator=g, dtype=torch.float64), torch.randint(3, (n,), generator=g))
+
+
+def settled(seed: int = 0) -> Net:
+    """A network whose running statistics are far from those of `pictures`, and decide."""
+    model = Net(seed)
+    for _ in range(30):
+        model(3 * torch.rand(50, 1, 2, 2, dtype=torch.float64) - 2)
+    return model
+
+
+def test_accuracy_is_the_share_of_hits_and_what_is_not_finite_is_no_hit() -> None:
+    domain = dg.Domain(torch.tensor([0, 51, 102, 255]).byte().view(4, 1, 1, 1), torch.tensor([0, 0, 0, 1]))
+
+    class Threshold(nn.Module):
+        def __init__(self, bad: float = 0.0) -> None:
+            super().__init__()
+            self.at, self.bad = nn.Parameter(torch.tensor(0.3)), bad
+
+        def forward(self, x: Tensor) -> Tensor:
+            gap = x.flatten(1) - self.at  # of 0, .2, .4, 1
+            return torch.cat([-gap, gap, torch.full_like(gap, self.bad - 9)], 1)
+
+    assert dg.domain_accuracy(Threshold(), domain) == 0.75
+    assert dg.domain_accuracy(Threshold(), domain, batch_size=3) == 0.75
+    for bad in (math.nan, math.inf, -math.inf):
+        assert dg.domain_accuracy(Threshold(bad), domain) == 0
+
+
+def test_with_running_statistics_a_prediction_does_not_depend_on_its_batch() -> None:
+    model, domain = settled(), pictures(60)
+    alone = [dg.domain_accuracy(model, domain.subset(torch.tensor([k]))) for k in range(60)]
+    for size in (None, 1, 7, 59):
+        assert dg.domain_accuracy(model, domain, batch_size=size) == sum(alone) / 60
+    predicted = model.eval()(domain.x).argmax(1)
+    assert alone == (predicted == domain.y).double().tolist()
+
+
+def test_with_statistics_of_the_batch_it_does_and_nothing_else_changes() -> None:
+    model, domain = settled(), pictures(200)
+    frozen = model.featurizer[2].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = {size: dg.domain_accuracy(model, domain, statistics="batch", batch_size=size) for size in (200, 5)}
+    assert found[200] != found[5]
+    assert found[200] != dg.domain_accuracy(model, domain)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training
+    assert not frozen.training
+    assert frozen.track_running_stats
+    hits = model.train()(domain.x).argmax(1) == domain.y
+    assert found[200] == hits.double().mean()
+
+
+def test_batches_are_nearly_equal_so_that_no_image_is_left_alone() -> None:
+    model, sizes = Net(), []
+    model.featurizer.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    for size, statistics, expected in (
+        (None, "batch", [51, 50]),
+        (None, "running", [101]),
+        (20, "batch", [17, 17, 17, 17, 17, 16]),
+        (101, "batch", [101]),
+    ):
+        sizes.clear()
+        dg.domain_accuracy(model, pictures(101), statistics=statistics, batch_size=size)
+        assert sizes == expected
+    sizes.clear()
+    dg.domain_accuracy(model, pictures(1025))
+    assert sizes == [513, 512]
+
+
+def test_statistics_of_test_batches_alone_explain_a_gain_under_corruption() -> None:
+    """The control: a network that was trained on clean digits gains without any method."""
+
+    def network(seed: int) -> nn.Module:
+        convolutions = [
+            *(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten()),
+        ]
+        return FeatureNet(nn.Sequential(*convolutions, nn.Linear(256, 10)))
+
+    domains = dg.corrupted_digits(severity=5, disjoint=False)
+    kinds = [name for name in domains if name != "clean"]
+    settings = {"make_model": network, "steps": 60, "batch_size": 32, "eval_every": 60, "lr": 3e-3}
+    model = dg.train_domains("ERM", domains, ["clean"], kinds, **settings).selected["last"].model
+    running, batch = (
+        [dg.domain_accuracy(model, domains[kind], statistics=statistics) for kind in kinds]
+        for statistics in ("running", "batch")
+    )
+    assert dg.domain_accuracy(model, domains["clean"]) > 0.9
+    assert sum(batch) / len(kinds) - sum(running) / len(kinds) > 0.15
+
+
 def test_bad_input() -> None:
     data = domain(0)
     for bad in ({"rho": -1.0}, {"directions": -1}, {"temperature": 0.0}):
@@ -170,3 +266,7 @@ def test_bad_input() -> None:
         dg.domain_sharpness(Net(), {"a": (data[0], data[1][:3])})
     with pytest.raises(TypeError, match=r"^model must have a \.featurizer"):
         dg.head_curvature(nn.Linear(4, 3), *data)
+    with pytest.raises(ValueError, match="unknown statistics 'bach': choose one of running, batch; .* 'batch'"):
+        dg.domain_accuracy(Net(), pictures(5), statistics="bach")
+    with pytest.raises(ValueError, match="batch_size must be an integer >= 1, got 0"):
+        dg.domain_accuracy(Net(), pictures(5), batch_size=0)
