@@ -198,6 +198,25 @@ def seed_lines(
     return ax
 
 
+def interval_rows(frame: pd.DataFrame, *, zero: float = 0.0, ax: Axes | None = None) -> Axes:
+    """Estimates with their intervals, one under the other in the order of the frame, and a line where nothing differs.
+
+    Args:
+        frame: columns "value", "low" and "high"; the index names the rows.
+        zero: where the line stands.
+        ax: where to draw; None for a new figure.
+    """
+    ax = ax or plt.subplots(figsize=(6, 0.28 * len(frame) + 0.8))[1]
+    rows = range(len(frame))
+    ends = [frame["value"] - frame["low"], frame["high"] - frame["value"]]
+    ax.errorbar(frame["value"], rows, xerr=ends, fmt="D", markersize=5, elinewidth=1.5)
+    ax.axvline(zero, color="black", linewidth=0.8)
+    ax.set_yticks(rows, list(frame.index))
+    ax.invert_yaxis()
+    ax.grid(axis="x", alpha=0.4)
+    return ax
+
+
 def descent_paths(
     value: Callable[[Tensor], Tensor],
     box: tuple[float, float],

@@ -103,3 +103,14 @@ def test_density_rows_share_the_scale_of_their_first_panel() -> None:
     assert [ax.get_title(loc="left") for ax in axes.flat] == ["a: truth", "model", "b: truth", ""]
     assert not axes[1, 1].images
     plt.close("all")
+
+
+def test_interval_rows_stand_in_the_order_of_the_frame_with_their_ends() -> None:
+    frame = pd.DataFrame({"value": [1.0, -2.0], "low": [0.5, -2.5], "high": [2.0, -1.0]}, index=["one", "two"])
+    ax = plots.interval_rows(frame, zero=0.25)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["one", "two"]
+    assert ax.yaxis_inverted()
+    marks, _, (bars,) = ax.containers[0]
+    assert marks.get_xdata().tolist() == [1.0, -2.0]
+    assert [segment[:, 0].tolist() for segment in bars.get_segments()] == [[0.5, 2.0], [-2.5, -1.0]]
+    assert any(list(line.get_xdata()) == [0.25, 0.25] for line in ax.lines)

@@ -62,16 +62,23 @@ def domain_inconsistency(
     return max(found)
 
 
-def domain_sharpness(model: nn.Module, domains: Mapping[str, Labelled], *, rho: float = 0.05) -> dict[str, float]:
+def domain_sharpness(
+    model: nn.Module, domains: Mapping[str, Labelled], *, rho: float = 0.05, temperature: float = 1.0
+) -> dict[str, float]:
     """How much the loss of each domain rises over one step of length rho along its gradient, in nats, in eval mode.
 
     Args:
         model: any classifier.
         domains: (x, y) by name.
         rho: length of the step, >= 0.
+        temperature: what logits are divided by, > 0.
     """
+    checks.positive("temperature", temperature)
     with evaluating(model):
-        return {name: sam_sharpness(over_parameters(model, _loss(*data, 1.0)), rho) for name, data in domains.items()}
+        return {
+            name: sam_sharpness(over_parameters(model, _loss(*data, temperature)), rho)
+            for name, data in domains.items()
+        }
 
 
 def head_curvature(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -223,7 +223,8 @@ def _ascent(
     """grad_x [L + rho |grad_w L|], the loss L, and grad_w L, all without a graph."""
     here = at_least_float32(x.detach()).clone().requires_grad_()
     with torch.enable_grad(), full_precision(x):
-        loss = F.cross_entropy(model(here), y)
+        # A view, since torch cannot count the operations of a gradient in the very argument of a module.
+        loss = F.cross_entropy(model(here.view_as(here)), y)
         slope, *first = torch.autograd.grad(loss, [here, *parameters], create_graph=rho > 0, allow_unused=True)
         if rho > 0:  # the gradient of |g| is that of <g, u> for the constant u = g / |g|
             curves = [g for g in first if g is not None and g.requires_grad]

@@ -1,5 +1,6 @@
 """Layers that torch does not have, and parts that several networks share."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -38,6 +39,14 @@ class Normalize(nn.Module):
 def normalize_colour(channels: int) -> list[nn.Module]:
     """The first layer of a network for photographs: normalisation of three channels, nothing for other numbers."""
     return [Normalize(MEAN, STD)] if channels == 3 else []
+
+
+def _group_norm(channels: int) -> nn.Module:
+    return nn.GroupNorm(math.gcd(8, channels), channels)
+
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "group": _group_norm}
+"""Makers of normalisation layers for a number of channels; GroupNorm has up to 8 groups, a power of two."""
 
 
 def activation_class(name: str) -> type[nn.Module]:

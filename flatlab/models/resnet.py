@@ -11,20 +11,12 @@ a group of a narrow network would be a channel or two. Where 8 does not divide t
 the largest power of two up to 8 that does.
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
 from flatlab import checks
-from flatlab.models.layers import hidden_head, normalize_colour
-
-
-def _group_norm(channels: int) -> nn.Module:
-    return nn.GroupNorm(math.gcd(8, channels), channels)
-
-
-NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "group": _group_norm}
+from flatlab.models.layers import NORMS, hidden_head, normalize_colour
 
 
 class PreActBlock(nn.Module):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from flatlab import checks
-from flatlab.models.layers import activation_class, hidden_head
+from flatlab.models.layers import NORMS, activation_class, hidden_head
 
 
 def small_cnn(
@@ -18,6 +18,7 @@ def small_cnn(
     kernel: int = 4,
     strides: Sequence[int] | None = None,
     activation: str = "relu",
+    norm: str = "none",
 ) -> nn.Sequential:
     """Padded convolutions of the given `widths`, then a hidden layer; H and W must divide by the product of strides.
 
@@ -30,6 +31,7 @@ def small_cnn(
         strides: of the convolutions, each 2 if not given. kernel=3, strides=(1, 2) and widths=(16, 32) make the small
             network of certified training.
         activation: as in `mlp`.
+        norm: after each convolution: "none", "batch", or "group" (see `resnet`).
     """
     channels, height, width = shape
     if kernel not in (3, 4):
@@ -41,8 +43,12 @@ def small_cnn(
     if height % factor or width % factor:
         raise ValueError(f"image size {height}x{width} must divide by {factor}; resize the images, or use fewer widths")
     act = activation_class(activation)
+    checks.one_of("norm", norm, ("none", *NORMS))
     layers: list[nn.Module] = []
     for out, stride in zip(widths, strides, strict=True):
-        layers += [nn.Conv2d(channels, checks.at_least("widths", out, 1), kernel, stride, padding=1), act()]
+        layers.append(nn.Conv2d(channels, checks.at_least("widths", out, 1), kernel, stride, padding=1))
+        if norm != "none":
+            layers.append(NORMS[norm](out))
+        layers.append(act())
         channels, height, width = out, (height + 2 - kernel) // stride + 1, (width + 2 - kernel) // stride + 1
     return nn.Sequential(*layers, *hidden_head(channels * height * width, hidden, classes, activation=activation))

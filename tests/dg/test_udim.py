@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from flatlab import dg, optim
 from flatlab.dg.head import head_gradients
 from flatlab.flatness import over_parameters, sam_sharpness
+from flatlab.train import operations
 
 SGD = functools.partial(torch.optim.SGD, lr=0.1)
 STILL = functools.partial(torch.optim.SGD, lr=0.0)
@@ -306,6 +307,17 @@ def test_a_step_keeps_no_graph_and_an_error_keeps_the_weights() -> None:
     with pytest.raises(MemoryError):
         udim.update([(X, Y)])
     assert same(model, smooth())
+
+
+def test_the_operations_of_a_step_can_be_counted() -> None:
+    """A step makes six passes where ERM makes one: two of them forward, the others backward or through the gradient."""
+    x, y = torch.rand(8, 12, dtype=torch.float64), torch.arange(8) % 3
+    counted = {}
+    for name in ("ERM", "SAM", "UDIM"):
+        algorithm = dg.get_algorithm(name)(smooth(), functools.partial(torch.optim.SGD, lr=0.1))
+        counted[name] = operations(lambda algorithm=algorithm: algorithm.update([(x, y)]))
+    assert counted["SAM"] == 2 * counted["ERM"]
+    assert 5 * counted["ERM"] < counted["UDIM"] < 7 * counted["ERM"]
 
 
 def test_the_penalty_is_computed_in_float32_under_autocast() -> None:

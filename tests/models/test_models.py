@@ -79,6 +79,16 @@ def test_odd_images_fit_without_pooling(name: str) -> None:
     assert build(name, (1, 7, 9), 3, options=options).eval()(torch.rand(2, 1, 7, 9)).shape == (2, 3)
 
 
+def test_a_small_cnn_normalises_after_each_convolution() -> None:
+    for norm, kind in (("batch", nn.BatchNorm2d), ("group", nn.GroupNorm)):
+        layers = list(small_cnn((1, 8, 8), 10, widths=(4, 16), norm=norm))
+        assert [type(layer) for layer in layers[:6]] == 2 * [nn.Conv2d, kind, nn.ReLU]
+    assert [layer.num_groups for layer in layers if isinstance(layer, nn.GroupNorm)] == [4, 8]
+    assert not any("Norm" in type(layer).__name__ for layer in small_cnn((1, 8, 8), 10))
+    with pytest.raises(ValueError, match="unknown norm 'layer'.*none, batch, group"):
+        small_cnn((1, 8, 8), 10, norm="layer")
+
+
 def test_a_dense_layer_keeps_what_came_in() -> None:
     layer = next(m for m in densenet((1, 8, 8), 3, growth=4) if type(m).__name__ == "_DenseLayer").eval()
     x = torch.randn(2, 8, 8, 8)
