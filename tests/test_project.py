@@ -56,6 +56,8 @@ ALLOWED: dict[str, set[str]] = {
         "ebm",
         "metrics",
         "rlhf",
+        "dg",
+        "modes",
     },
     "plots": {"flatness"},
     "runner": {"names", "files", "claims", "stats", "data"},

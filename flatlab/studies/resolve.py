@@ -8,7 +8,14 @@ from typing import Any
 
 from flatlab.names import PRESETS, nearest, no_preset, one_of
 
-STUDIES = ("likelihood_landscapes", "reward_variance", "compositional_ebm", "certified_bounds", "critical_momenta")
+STUDIES = (
+    "likelihood_landscapes",
+    "reward_variance",
+    "compositional_ebm",
+    "certified_bounds",
+    "critical_momenta",
+    "domain_generalization",
+)
 
 
 def available() -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""06_domain_generalization: settings, claims, and experiments that only this notebook uses."""
