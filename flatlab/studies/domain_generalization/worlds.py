@@ -159,11 +159,11 @@ def _of_timm(name: str, classes: int, seed: int, options: Mapping[str, Any]) -> 
         import timm
     except ImportError as error:
         raise ImportError(f"the network timm/{name} needs timm: pip install timm") from error
-    body = timm.create_model(name, num_classes=0, **options)
-    statistics = body.pretrained_cfg
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # of the body too: not all of its weights need be pretrained
+        body = timm.create_model(name, num_classes=0, **options)
         head = nn.Linear(body.num_features, classes)
+    statistics = body.pretrained_cfg
     net = nn.Module()
     net.featurizer = nn.Sequential(models.Normalize(statistics["mean"], statistics["std"]), body)
     net.classifier = head
