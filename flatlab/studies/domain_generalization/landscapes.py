@@ -89,9 +89,10 @@ def _together(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 def planes(
     trained: Trained, labels: Sequence[str], target: str, *, span: float, n: int = 15
 ) -> dict[str, flatness.Plane]:
-    """Cross-entropy of the source's training part and of a target around the weights of the first seed's first run.
+    """Cross-entropy of the source's training part and of a target around weights of the first seed.
 
-    All methods are cut along the same two random directions of weight space, each of length 1.
+    They are those of the first run that has the target among its own. All methods are cut along the same two random
+    directions of weight space, each of length 1.
 
     Args:
         trained: the networks.
@@ -106,7 +107,8 @@ def planes(
     found = {}
     for name in ("source", target):
         for label in labels:
-            run, seed = trained.runs[label, trained.seeds[0]][0], trained.seeds[0]
+            seed = trained.seeds[0]
+            run = next(run for run in trained.runs[label, seed] if target in run.targets)
             model = run.selected["iid"].model
             place = run.sources[0] if name == "source" else name
             data = images(dg.split_domain(trained.domains[seed][place], seed=seed)[0], next(model.parameters()).device)
