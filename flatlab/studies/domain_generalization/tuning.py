@@ -65,16 +65,22 @@ def retuned(cfg: DomainGeneralization, show: Callable[[Any], object], **where: A
         return cfg
     if cfg.development is None or cfg.development_out is None:
         raise ValueError("tune=True needs domains of development, which this preset has not: use quick, cpu or real")
+    train.Sweep((), cfg.tuning_seeds).fresh(cfg.seeds)
     found: list[dict[str, Method]] = []
     for task, methods in ((cfg.development, {**cfg.methods, **cfg.family}), (cfg.development_out, cfg.out_methods)):
         result = tune(task, methods, cfg.grids, cfg.tuning_seeds, **where)
-        result.fresh(cfg.seeds)
         show(pd.DataFrame(result.table()).round(4))
         found.append({label: with_options(methods[label], options) for label, options in result.best.items()})
     single, out = found
+
+    def again(methods: Mapping[str, Method]) -> dict[str, Method]:
+        return {label: single.get(label, method) for label, method in methods.items()}
+
     return replace(
         cfg,
-        methods={label: single[label] for label in cfg.methods},
-        family={label: single[label] for label in cfg.family},
+        methods=again(cfg.methods),
+        family=again(cfg.family),
         out_methods=out,
+        shift_methods=again(cfg.shift_methods),
+        photo_methods=again(cfg.photo_methods),
     )
