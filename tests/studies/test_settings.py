@@ -1,11 +1,13 @@
 """Presets: resolved and shape-checked, the ones too large to run here included."""
 
+import sys
+import types
 from pathlib import Path
 
 import pytest
 import torch
 
-from flatlab import attacks, data, defenses, models, optim, studies, train
+from flatlab import attacks, data, defenses, dg, models, optim, studies, train
 from flatlab.names import PRESETS
 from flatlab.runner import notebooks, params
 from flatlab.studies.certified_bounds import claims as certified_claims
@@ -13,6 +15,7 @@ from flatlab.studies.certified_bounds import settings as certified_bounds
 from flatlab.studies.compositional_ebm import planar
 from flatlab.studies.critical_momenta import claims as momenta_claims
 from flatlab.studies.critical_momenta import settings as critical_momenta
+from flatlab.studies.domain_generalization import variants
 from flatlab.studies.likelihood_landscapes import settings as likelihood_landscapes
 from flatlab.studies.reward_variance import settings as reward_variance
 
@@ -196,6 +199,72 @@ def test_every_preset_of_compositional_ebm_fits_together(preset: str) -> None:
         for dims, options in ((2, cfg.planar_net), (cfg.dims, cfg.image_net)):
             network = models.build("mlp", (dims,), 1, options=options)
             assert network(torch.zeros(3, dims)).shape == (3, 1)
+
+
+def small_domains(task) -> dict[str, dg.Domain]:
+    """Noise under the names, of the shape and with the classes of the task's domains."""
+    options, digits = task.options, task.options.get("dataset", "digits")
+    corrupted = ("clean", *options.get("kinds", data.CORRUPTIONS))
+    names, channels, size, classes = {
+        "rotated": ([f"{angle:g}" for angle in options.get("angles", ())], 1, SHAPES[digits][0][-1], 10),
+        "coloured": (("0.9", "0.8", "0.1"), 3, SHAPES[digits][0][-1], 2),
+        "corrupted": (corrupted, 1, SHAPES[digits][0][-1], 10),
+        "cifar10_c": (corrupted, 3, 32, 10),
+        "pacs": (("art_painting", "cartoon", "photo", "sketch"), 3, 227, 7),
+    }[task.domains]
+    shape, y = (2, channels, *[options.get("size", size)] * 2), torch.arange(2)
+    return {name: dg.Domain(torch.rand(shape), y, name, tuple(map(str, range(classes)))) for name in names}
+
+
+def body_of_timm(name: str, *, num_classes: int, pretrained: bool, drop_rate: float) -> torch.nn.Module:
+    assert (name, num_classes, pretrained, drop_rate) == ("resnet50", 0, True, 0.0)
+    body = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 5))
+    body.num_features, body.pretrained_cfg = 5, {"mean": (0.5,) * 3, "std": (0.2,) * 3}
+    return body
+
+
+@pytest.mark.parametrize("preset", studies.presets("domain_generalization"))
+def test_every_preset_of_domain_generalization_fits_its_data(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", types.SimpleNamespace(create_model=body_of_timm))
+    cfg = studies.resolve("domain_generalization", preset)
+    assert not set(cfg.seeds) & set(cfg.tuning_seeds), "reported seeds must not be those of the tuning"
+    assert max(cfg.few, cfg.photo_seeds) <= len(cfg.seeds)
+    tasks = [cfg.single, cfg.out, cfg.shift, cfg.normed, cfg.photos, cfg.coloured, cfg.development, cfg.development_out]
+    for task in filter(None, tasks):
+        domains = small_domains(task)
+        for sources in task.sources:
+            assert set(sources) < set(domains), "sources are domains, and a target is left"
+            assert task.batch_size >= 2 * len(sources)
+            with torch.device("meta"):
+                network = task.network_of(0, domains, sources).eval()
+                first = domains[sources[0]]
+                assert network(torch.rand(first.x.shape)).shape == (2, len(first.classes))
+        assert task.eval_every <= task.steps
+        assert train.schedule(task.schedule)
+    assert all(len(set(small_domains(cfg.out)) - set(sources)) == 1 for sources in cfg.out.sources)
+    assert all(len(sources) == 1 for sources in cfg.single.sources)
+    assert set(cfg.severities) <= set(range(1, 6))
+    assert set(cfg.ablations) <= set(variants.ABLATIONS)
+    assert {"ERM", "ERM, 6x steps", "SAM", "UDIM", "adversarial"} <= set(cfg.methods)
+    assert {"ERM", "SAM", "UDIM"} <= set(cfg.out_methods) & set(cfg.shift_methods)
+    assert cfg.photos is None or {"SAM", "UDIM"} <= set(cfg.photo_methods)
+    single = {**cfg.methods, **cfg.family}
+    made = variants.ablations(cfg) | variants.on_bases(cfg) | variants.dials(cfg)
+    net = models.FeatureNet(models.build("mlp", (1, 2, 2), 3, options={"widths": (4,)}))
+    for methods in (single, cfg.out_methods, cfg.shift_methods, cfg.photo_methods, made):
+        for label, method in methods.items():
+            unknown = set(method.hparams) - set(dg.default_hparams(method.algorithm))
+            assert not unknown, f"{label} has no {unknown}"
+            dg.get_algorithm(method.algorithm)(net, torch.optim.SGD(net.parameters(), method.lr), **method.hparams)
+    if cfg.development is not None:
+        assert {*single, *cfg.out_methods} <= set(cfg.grids)
+        for label, method in (single | cfg.out_methods).items():
+            known = {"lr", "weight_decay", *dg.default_hparams(method.algorithm)}
+            assert set(cfg.grids[label]) <= known, label
+        for task, ours in ((cfg.development, cfg.single), (cfg.development_out, cfg.out)):
+            domains = small_domains(task)
+            chosen_by = {name for sources in task.sources for name in set(domains) - set(sources)}
+            assert not chosen_by & set(small_domains(ours)), "no target may choose options"
 
 
 def test_the_grid_is_a_product() -> None:
