@@ -121,8 +121,8 @@ class DomainGeneralization:
     family: Mapping[str, Method] = field(default_factory=lambda: FAMILY)
     ablations: tuple[str, ...] = ("first order", "norm term", "variance term", "random direction", "not perturbed")
     severities: tuple[int, ...] = (1, 3, 5)
-    rho_xs: tuple[float, ...] = (0.5, 1.0, 4.0, 8.0)
-    lams: tuple[float, ...] = (0.1, 0.3, 3.0, 10.0)
+    rho_xs: tuple[float, ...] = (0.5, 1.0, 8.0)
+    lams: tuple[float, ...] = (0.1, 3.0, 10.0)
     development: Task | None = None
     development_out: Task | None = None
     tuning_seeds: tuple[int, ...] = (100, 101, 102, 103, 104)
@@ -139,7 +139,7 @@ CPU = DomainGeneralization(
     seeds=tuple(range(20)),
     few=10,
     single=Task("rotated", (("0",),), ROTATED),
-    out=Task("rotated", leave_one_out(NAMES), ROTATED, batch_size=96),
+    out=Task("rotated", leave_one_out(NAMES)[::3], ROTATED, batch_size=96),
     shift=Task("corrupted", (("clean",),), {"dataset": "digits", "disjoint": False}),
     normed=Task(
         "corrupted",
@@ -151,17 +151,18 @@ CPU = DomainGeneralization(
     development=Task("rotated", (("0",),), MIRRORED),
     development_out=Task("rotated", (("0", "-15", "-30"),), MIRRORED, batch_size=96),
 )
-"""Recorded in notebooks/results/cpu.json."""
+"""Recorded in notebooks/results/cpu.json. Of several sources, the targets are both ends of the range of angles."""
 
 QUICK = replace(
     CPU,
     seeds=tuple(range(6)),
     few=4,
-    out=replace(CPU.out, sources=CPU.out.sources[::3]),
     out_methods={name: OUT[name] for name in ("ERM", "SAM", "UDIM", "CORAL", "Mixup", "SWAD")},
+    family={"SAGM": FAMILY["SAGM"]},
+    ablations=("norm term", "random direction"),
     severities=(1, 5),
     rho_xs=(0.5, 8.0),
-    lams=(0.1, 10.0),
+    lams=(10.0,),
     lengths=(0.1, 1.0, 3.0),
     repeats=6,
     slice_n=9,
@@ -182,17 +183,25 @@ _COARSE: Mapping[str, Mapping[str, tuple[float, ...]]] = {
     "SAM": {"lr": _RATES, "rho": (0.05, 0.2)},
     "UDIM": {"lr": _RATES, "rho_x": (2.0, 8.0)},
     "adversarial": {"lr": _RATES, "rho_x": (2.0, 8.0)},
-    "CORAL": {"lr": _RATES, "lam": (0.1, 1.0)},
 }
 
+
+_TURNING = {
+    "ERM": Method("ERM", 9e-3, weight_decay=1e-4),
+    "ERM, 6x steps": Method("ERM", 3e-3, length=6, weight_decay=1e-4),
+    "SAM": Method("SAM", 3e-3, {"rho": 0.05}),
+    "UDIM": Method("UDIM", 9e-3, {"rho": 0.05, "rho_x": 8.0}),
+    "adversarial": Method("UDIM", 3e-3, {**ADVERSARIAL, "rho_x": 8.0}, length=1.6),
+}
 
 REAL = replace(
     CPU,
     seeds=tuple(range(10)),
     few=5,
     single=_TURNED,
+    methods=_TURNING,
     out=replace(_OUT, sources=_OUT.sources[::3]),
-    out_methods={name: OUT[name] for name in ("ERM", "SAM", "UDIM", "CORAL")},
+    out_methods={name: _TURNING[name] for name in ("ERM", "SAM", "UDIM")},
     shift=_SHIFT,
     normed=replace(_SHIFT, network_options={**_SMALL, "norm": "batch"}),
     photos=Task(

@@ -74,7 +74,11 @@ def retuned(cfg: DomainGeneralization, show: Callable[[Any], object], **where: A
     single, out = found
 
     def again(methods: Mapping[str, Method]) -> dict[str, Method]:
-        return {label: single.get(label, method) for label, method in methods.items()}
+        """Methods of other data have options of their own, unless they are those that were tuned."""
+        return {
+            label: single[label] if cfg.methods.get(label, cfg.family.get(label)) == method else method
+            for label, method in methods.items()
+        }
 
     return replace(
         cfg,

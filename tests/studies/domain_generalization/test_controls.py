@@ -29,8 +29,8 @@ CFG = dataclasses.replace(
     },
     family={"ASAM": Method("ASAM", 0.4, {"rho": 0.7})},
     out_methods={"ERM": Method("ERM", 0.7)},
-    shift_methods={"SAM": Method("SAM", 0.9), "VREx": Method("VREx", 0.9)},
-    photo_methods={"ERM": Method("ERM", 0.9)},
+    shift_methods={"SAM": Method("SAM", 0.1, {"rho": 0.3}), "VREx": Method("VREx", 0.9)},
+    photo_methods={"ERM": ERM, "SAM": Method("SAM", 0.9)},
     ablations=("norm term", "not perturbed"),
     rho_xs=(0.5, 8.0),
     lams=(0.1,),
@@ -186,7 +186,7 @@ def test_retuned_settings_hold_what_was_found_for_every_use_of_a_method(peak) ->
     assert {label: m.lr for label, m in found.family.items()} == {"ASAM": 0.1}
     assert {label: m.lr for label, m in found.out_methods.items()} == {"ERM": 0.1}
     assert {label: m.lr for label, m in found.shift_methods.items()} == {"SAM": 0.1, "VREx": 0.9}
-    assert {label: m.lr for label, m in found.photo_methods.items()} == {"ERM": 0.1}
+    assert {label: m.lr for label, m in found.photo_methods.items()} == {"ERM": 0.1, "SAM": 0.9}, "SAM is another one"
     assert [of for of, *_ in peak[:-8]] == [cfg.development] * 32
     assert [of for of, *_ in peak[-8:]] == [cfg.development_out] * 8
     assert {where["root"] for *_, where in peak} == {"there"}
