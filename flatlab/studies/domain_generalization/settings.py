@@ -173,7 +173,7 @@ _NET: Mapping[str, Any] = {"widths": (8, 16), "hidden": 64}
 _SMALL: Mapping[str, Any] = {"widths": (16, 32), "kernel": 3, "strides": (2, 2), "hidden": 64}
 _TURNED = Task("rotated", (("0",),), {**ROTATED, **_MNIST}, "small_cnn", _NET, 300, 64, 100)
 _OUT = replace(_TURNED, sources=leave_one_out(NAMES), batch_size=96)
-_SHIFT = Task("cifar10_c", (("clean",),), {"limit": 10_000}, "small_cnn", _SMALL, 600, 64, 150)
+_SHIFT = Task("cifar10_c", (("clean",),), {"limit": 10_000}, "small_cnn", _SMALL, 400, 64, 100)
 _PACS = ("art_painting", "cartoon", "photo", "sketch")
 
 _RATES = (1e-3, 3e-3)
@@ -193,6 +193,13 @@ _TURNING = {
     "UDIM": Method("UDIM", 9e-3, {"rho": 0.05, "rho_x": 8.0}),
     "adversarial": Method("UDIM", 3e-3, {**ADVERSARIAL, "rho_x": 8.0}, length=1.6),
 }
+"""For MNIST; of "ERM, 6x steps" a third of ERM's rate, which was not tried."""
+_PICTURING = {
+    "ERM": Method("ERM", 1e-3),
+    "SAM": Method("SAM", 1e-3, {"rho": 0.05}),
+    "UDIM": Method("UDIM", 1e-3, {"rho": 0.05, "rho_x": 8.0}),
+}
+"""For CIFAR-10 and PACS: strengths as on MNIST; the better of two rates on held-out source images of CIFAR-10."""
 
 REAL = replace(
     CPU,
@@ -203,6 +210,7 @@ REAL = replace(
     out=replace(_OUT, sources=_OUT.sources[::3]),
     out_methods={name: _TURNING[name] for name in ("ERM", "SAM", "UDIM")},
     shift=_SHIFT,
+    shift_methods=_PICTURING,
     normed=replace(_SHIFT, network_options={**_SMALL, "norm": "batch"}),
     photos=Task(
         "pacs",
@@ -210,11 +218,11 @@ REAL = replace(
         {"size": 48, "limit": 1000},
         "small_cnn",
         {"widths": (16, 32, 64), "hidden": 64},
-        steps=150,
+        steps=120,
         batch_size=32,
-        eval_every=75,
+        eval_every=60,
     ),
-    photo_methods={name: SINGLE[name] for name in ("ERM", "SAM", "UDIM")},
+    photo_methods=_PICTURING,
     photo_seeds=3,
     family={},
     ablations=(),
