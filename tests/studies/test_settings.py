@@ -251,7 +251,7 @@ def test_every_preset_of_domain_generalization_fits_its_data(preset: str, monkey
     single = {**cfg.methods, **cfg.family}
     made = variants.ablations(cfg) | variants.on_bases(cfg) | variants.dials(cfg)
     net = models.FeatureNet(models.build("mlp", (1, 2, 2), 3, options={"widths": (4,)}))
-    for methods in (single, cfg.out_methods, cfg.shift_methods, cfg.photo_methods, made):
+    for methods in (single, cfg.out_methods, cfg.shift_methods, cfg.photo_methods, cfg.coloured_methods, made):
         for label, method in methods.items():
             unknown = set(method.hparams) - set(dg.default_hparams(method.algorithm))
             assert not unknown, f"{label} has no {unknown}"

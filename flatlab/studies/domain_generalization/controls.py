@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from flatlab import dg, train
-from flatlab.studies.domain_generalization.worlds import Method, Task, Trained, pixels
+from flatlab.studies.domain_generalization.worlds import Method, Task, Trained, hparams_of, optimizer_of
 from flatlab.train.batches import as_float
 
 
@@ -70,24 +70,16 @@ def costs(
     batch = [(as_float(domains[n].x[:share]).to(device), domains[n].y[:share].to(device)) for n in sources]
     steps = {}
     for label, method in methods.items():
-        hparams = dict(method.hparams)
-        if "rho_x" in hparams:
-            hparams["rho_x"] *= pixels(domains, sources)[1]
         model = task.network_of(seed, domains, sources).to(device)
-        adam = functools.partial(torch.optim.Adam, lr=method.lr)
-        steps[label] = functools.partial(dg.get_algorithm(method.algorithm)(model, adam, **hparams).update, batch)
+        optimizer = functools.partial(optimizer_of(task, method), lr=method.lr)
+        hparams = hparams_of(method, domains, sources)
+        steps[label] = functools.partial(dg.get_algorithm(method.algorithm)(model, optimizer, **hparams).update, batch)
     flops = {label: train.operations(step) for label, step in steps.items()}
     times: dict[str, list[float]] = {label: [] for label in steps}
     for _ in range(repeats):
         for label, step in steps.items():
-            ten = functools.partial(_times, step, 10)
-            times[label] += [100 * t for t in train.seconds(ten, torch.device(device), repeats=1)]
+            times[label].append(1000 * float(np.mean(train.seconds(step, torch.device(device), repeats=10))))
     frame = pd.DataFrame({"ms a step": {label: np.median(values) for label, values in times.items()}})
     frame["time, ERM = 1"] = frame["ms a step"] / frame["ms a step"].iloc[0]
     frame["operations, ERM = 1"] = pd.Series(flops) / next(iter(flops.values()))
     return frame, {label: np.array(values) for label, values in times.items()}
-
-
-def _times(step: functools.partial[dict[str, float]], count: int) -> None:
-    for _ in range(count):
-        step()

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq
 from torch import Tensor, nn
 
 from flatlab import dg, flatness
@@ -20,16 +20,23 @@ from flatlab.train.batches import as_float
 MOST = 400
 """Images of a domain in a measure of the landscape."""
 
+CONFIDENCE = 0.9
+"""Mean largest probability on held-out images of the sources, to which networks are brought for a comparison."""
 
-def temperature(logits: Tensor, y: Tensor) -> float:
-    """What logits (N, C) are divided by so that the cross-entropy of labels y (N,) is least, between 1/10 and 10."""
-    logits = logits.double().cpu()
-    found = minimize_scalar(
-        lambda log_t: float(F.cross_entropy(logits / math.exp(log_t), y.cpu())),
-        bounds=(-math.log(10), math.log(10)),
-        method="bounded",
-    )
-    return math.exp(found.x)
+
+def temperature(logits: Tensor, confidence: float = CONFIDENCE) -> float:
+    """What logits (N, C) are divided by so that their mean largest probability is `confidence`, between 1/100 and 100.
+
+    The best cross-entropy would not do: where few images are separated by a wide margin it wants no temperature at all.
+    """
+    logits, ends = logits.double().cpu(), (-math.log(100), math.log(100))
+
+    def surplus(log_t: float) -> float:
+        return float((logits / math.exp(log_t)).softmax(1).amax(1).mean()) - confidence
+
+    if surplus(ends[0]) <= 0 or surplus(ends[1]) >= 0:
+        return math.exp(ends[0] if surplus(ends[0]) <= 0 else ends[1])
+    return math.exp(brentq(surplus, *ends, xtol=1e-6))
 
 
 def images(domain: dg.Domain, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
@@ -42,8 +49,8 @@ def measures(trained: Trained, labels: Sequence[str], *, rho: float = 0.05) -> p
     """One row per method and seed, means over runs and targets.
 
     Columns: "accuracy", "inconsistency" and "sharpness" of targets, "sharpness of sources", all but the first also "at
-    matched confidence" (logits divided by the temperature that suits the sources' held-out images), "temperature", and
-    "confidence" (mean largest probability on targets). Losses of sources are those of their training parts.
+    matched confidence" (logits divided by the `temperature` of held-out source images), "temperature", and "confidence"
+    (mean largest probability on targets). Losses of sources are those of their training parts.
 
     Args:
         trained: networks, selected by the sources.
@@ -66,7 +73,7 @@ def _of_run(trained: Trained, run: dg.RunResult, seed: int, rho: float) -> pd.Da
     source = _together([images(parts[name][0], device) for name in run.sources])
     held = _together([images(parts[name][1], device) for name in run.sources])
     with torch.no_grad():
-        t = temperature(model(held[0]), held[1])
+        t = temperature(model(held[0]))
     rows = []
     for name in run.targets:
         target = images(parts[name][0], device)

@@ -18,8 +18,8 @@ ABLATIONS: Mapping[str, Mapping[str, Any]] = {
 
 
 def ablations(cfg: DomainGeneralization) -> dict[str, Method]:
-    """UDIM for one source, once for each of the settings' ablations."""
-    return {label: cfg.methods["UDIM"].but(**ABLATIONS[label]) for label in cfg.ablations}
+    """UDIM for several sources, once for each of the settings' ablations."""
+    return {label: cfg.out_methods["UDIM"].but(**ABLATIONS[label]) for label in cfg.ablations}
 
 
 def on_bases(cfg: DomainGeneralization) -> dict[str, Method]:

@@ -177,6 +177,23 @@ def pixels(domains: Domains, sources: Sequence[str]) -> tuple[float, float]:
     return float(together.mean()) / scale, float(together.std()) / scale
 
 
+def optimizer_of(task: Task, method: Method) -> Callable[..., torch.optim.Optimizer]:
+    """What makes the optimizer of a method, called with parameters and lr."""
+    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
+        "adam": functools.partial(torch.optim.Adam, fused=True),
+        "sgd": functools.partial(torch.optim.SGD, momentum=0.9),
+    }
+    return functools.partial(kinds[task.optimizer], weight_decay=method.weight_decay)
+
+
+def hparams_of(method: Method, domains: Domains, sources: Sequence[str]) -> dict[str, Any]:
+    """The options of a method's algorithm, with lengths in the units of the images."""
+    found = dict(method.hparams)
+    if "rho_x" in found:
+        found["rho_x"] *= pixels(domains, sources)[1]
+    return found
+
+
 def train_all(
     task: Task,
     methods: Mapping[str, Method],
@@ -207,13 +224,6 @@ def train_all(
 def _run(
     task: Task, method: Method, domains: Domains, sources: Sequence[str], seed: int, device: torch.device | str
 ) -> dg.RunResult:
-    hparams = dict(method.hparams)
-    if "rho_x" in hparams:
-        hparams["rho_x"] *= pixels(domains, sources)[1]
-    optimizers: dict[str, Callable[..., torch.optim.Optimizer]] = {
-        "adam": functools.partial(torch.optim.Adam, fused=True),
-        "sgd": functools.partial(torch.optim.SGD, momentum=0.9),
-    }
     return dg.train_domains(
         method.algorithm,
         domains,
@@ -224,11 +234,11 @@ def _run(
         batch_size=task.batch_size,
         eval_every=task.eval_every,
         lr=method.lr,
-        optimizer=functools.partial(optimizers[task.optimizer], weight_decay=method.weight_decay),
+        optimizer=optimizer_of(task, method),
         schedule=task.schedule,
         augment=train.crop_flip if task.augment else None,
         batch_norm=task.batch_norm,
-        hparams=hparams,
+        hparams=hparams_of(method, domains, sources),
         seed=seed,
         device=device,
     )

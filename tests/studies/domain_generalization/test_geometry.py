@@ -1,6 +1,7 @@
 """What UDIM is made of in 06: perturbations, their gains, and stand-ins, each against what it stands for."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -49,32 +50,48 @@ def test_perturbed_inputs_are_as_far_away_as_they_say(trained) -> None:
     assert not torch.equal(at["random"][0], at["random"][1])
 
 
+def rise(frame: pd.DataFrame, way: str) -> list[float]:
+    return frame[frame.way == way].groupby(["seed", "length"], sort=False)["rise"].max().tolist()
+
+
 def test_the_perturbation_in_closed_form_gains_more_than_random_ones(trained) -> None:
     frame = geometry.gains(trained, "ERM", (0.1, 1.0), draws=5)
-    assert list(zip(frame.seed, frame.length, strict=True)) == [(3, 0.1), (3, 1.0), (1, 0.1), (1, 1.0)]
-    assert (frame["worst"] > 2 * frame["best random"]).all()
-    assert frame["cosine"].between(0.9, 0.99999).all()
+    worst = frame[frame.way == "worst"]
+    assert list(zip(worst.seed, worst.length, strict=True)) == [(3, 0.1), (3, 1.0), (1, 0.1), (1, 1.0)]
+    assert frame.way.value_counts().to_dict() == {"worst": 4, "first order": 4, "random": 20}
+    assert (np.array(rise(frame, "worst")) > 2 * np.array(rise(frame, "random"))).all()
+    assert frame[frame.way == "first order"]["cosine"].between(0.9, 0.99999).all()
+    assert worst["cosine"].to_numpy() == pytest.approx(1)
     first = frame[frame.length == 0.1]
-    assert (first["worst"] >= first["first order"]).all(), "to first order nothing is steeper"
+    assert (np.array(rise(first, "worst")) >= np.array(rise(first, "first order"))).all(), (
+        "to first order none is steeper"
+    )
+
+
+def test_a_random_direction_is_held_against_the_closed_form_of_its_network_and_length() -> None:
+    ways = [("worst", 5.0), ("first order", 9.0), ("random", 1.0), ("random", 6.0)]
+    rows = [(s, d, way, r + 10 * s + 100 * d, 0.0) for s in (1, 0) for d in (0.1, 1.0, 3.0) for way, r in ways]
+    frame = pd.DataFrame(rows, columns=["seed", "length", "way", "rise", "cosine"])
+    assert geometry.beaten(frame, 1.0) == pytest.approx([-4.0, 1.0] * 4)
 
 
 def test_without_a_radius_the_first_order_is_all_there_is(trained) -> None:
     frame = geometry.gains(trained, "UDIM", (0.5,), rho=0.0, draws=1)
-    assert frame["worst"].tolist() == frame["first order"].tolist()
-    assert frame["cosine"].to_numpy() == pytest.approx(1)
+    assert rise(frame, "worst") == rise(frame, "first order")
+    assert frame[frame.way == "first order"]["cosine"].to_numpy() == pytest.approx(1)
 
 
 def test_a_gain_is_the_rise_of_the_objective_over_a_length_in_deviations_of_a_pixel(trained) -> None:
-    row = geometry.gains(trained, "SAM", (2.0,), rho=0.2, batch=20, draws=4).iloc[1]
+    frame = geometry.gains(trained, "SAM", (2.0,), rho=0.2, batch=20, draws=4)
     domain, model = trained.domains[1]["0"], trained.runs["SAM", 1][0].selected["iid"].model
     part = dg.split_domain(domain, seed=1)[0].at_most(400)
     x, y = part.x[:20].float() / 255, part.y[:20]
     length = 2.0 * float((domain.x.double() / 255).std())
     before = geometry.objective(model, x, y, 0.2)
     at = geometry.perturbed(model, x, y, length, rho=0.2, draws=4, seed=1)
-    for column, name in (("worst", "worst"), ("first order", "first order"), ("best random", "random")):
-        highest = max(geometry.objective(model, z, y, 0.2) for z in at[name])
-        assert row[column] == pytest.approx(highest - before, rel=1e-4)
+    for way, zs in at.items():
+        found = frame[(frame.way == way) & (frame.seed == 1)]["rise"].tolist()
+        assert found == pytest.approx([geometry.objective(model, z, y, 0.2) - before for z in zs], rel=1e-4)
 
 
 def test_gradient_variance_and_curvature_correlate_as_computed_by_hand(trained) -> None:

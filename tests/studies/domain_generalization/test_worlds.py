@@ -190,7 +190,8 @@ def test_one_image_of_each_class_is_shown_of_every_domain() -> None:
     b = dataclasses.replace(a, x=x.flip(0), name="b")
     shown = worlds.one_of_each({"a": a, "b": b})
     assert shown.flatten().tolist() == pytest.approx([0.2, 0.6, 0.0, 0.8, 0.4, 1.0])
-    assert worlds.one_of_each({"a": a, "b": b}, ["b"]).flatten().tolist() == pytest.approx([0.8, 0.4, 1.0])
+    two = worlds.one_of_each({"b": b}, each=2)
+    assert two.flatten().tolist() == pytest.approx([0.8, 0.6, 0.4, 0.0, 1.0, 0.2])
 
 
 def test_methods_say_what_they_are_and_are_changed_as_copies() -> None:
