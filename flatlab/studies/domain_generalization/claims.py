@@ -178,4 +178,10 @@ CHANGES = (
         "C14",
         "The words that ERM stays below chance, too, were taken out, since the rule does not test them.",
     ),
+    Change(
+        "2026-11-26",
+        "C9.1 C9.2",
+        "A repetition is the median of ten steps; in the recorded runs their mean, which a busy machine moves more. "
+        "Both claims were supported there.",
+    ),
 )

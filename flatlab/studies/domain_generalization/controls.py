@@ -61,7 +61,7 @@ def costs(
         task: its network, batches and sources.
         methods: by label.
         seed: of network and data.
-        repeats: of ten steps each; the methods take turns, so that a busy moment of the machine meets all of them.
+        repeats: medians of ten steps each; methods take turns, so that a busy moment of the machine meets all of them.
         root: folder of data that is not embedded.
         device: where.
     """
@@ -78,7 +78,7 @@ def costs(
     times: dict[str, list[float]] = {label: [] for label in steps}
     for _ in range(repeats):
         for label, step in steps.items():
-            times[label].append(1000 * float(np.mean(train.seconds(step, torch.device(device), repeats=10))))
+            times[label].append(1000 * float(np.median(train.seconds(step, torch.device(device), repeats=10))))
     frame = pd.DataFrame({"ms a step": {label: np.median(values) for label, values in times.items()}})
     frame["time, ERM = 1"] = frame["ms a step"] / frame["ms a step"].iloc[0]
     frame["operations, ERM = 1"] = pd.Series(flops) / next(iter(flops.values()))

@@ -176,7 +176,6 @@ QUICK = replace(
     rho_xs=(8.0,),
     lams=(10.0,),
     lengths=(0.1, 1.0, 3.0),
-    repeats=6,
     slice_n=9,
 )
 
