@@ -83,7 +83,12 @@ def scaled(tensors: Sequence[Tensor], factor: Tensor) -> list[Tensor]:
     factor = factor.to(tensors[0])
     if factor.ndim == 0:
         return list(torch._foreach_mul(tensors, factor))
-    return list(torch._foreach_mul(tensors, [_rows(factor, t) for t in tensors]))
+    return list(torch._foreach_mul(tensors, [rows(factor, t) for t in tensors]))
+
+
+def rows(values: Tensor, like: Tensor) -> Tensor:
+    """Numbers (S,) in the shape (S, 1, ...) that multiplies the slices of `like` along dim 0."""
+    return values.view(-1, *[1] * (like.ndim - 1))
 
 
 def zero_where_(tensors: Sequence[Tensor], where: Tensor) -> None:
@@ -92,22 +97,18 @@ def zero_where_(tensors: Sequence[Tensor], where: Tensor) -> None:
         return  # looking is free on a CPU; on an accelerator it would wait for the device
     for tensor in tensors:
         mask = where.to(tensor.device)
-        tensor.masked_fill_(_rows(mask, tensor) if mask.ndim else mask, 0.0)
+        tensor.masked_fill_(rows(mask, tensor) if mask.ndim else mask, 0.0)
 
 
 def nan_where_(tensor: Tensor, where: Tensor) -> None:
     """Make `tensor` NaN, in place, where `where` says: everywhere, or in slices along dim 0."""
     mask = where.to(tensor.device)
-    tensor.masked_fill_(_rows(mask, tensor) if mask.ndim else mask, torch.nan)
+    tensor.masked_fill_(rows(mask, tensor) if mask.ndim else mask, torch.nan)
 
 
 def at_least_float32(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Half precision as float32, anything else as it is."""
     return [t.float() if t.dtype in _LOW else t for t in tensors]
-
-
-def _rows(values: Tensor, like: Tensor) -> Tensor:
-    return values.view(-1, *[1] * (like.ndim - 1))
 
 
 def _together(parts: Sequence[Tensor]) -> Tensor:

@@ -20,6 +20,7 @@ from flatlab.optim.adam_cm import AdamCG, AdamCM
 from flatlab.optim.normalized_sgd import NormalizedSGD
 from flatlab.optim.sam import ASAM, GSAM, SAGM, SAM
 from flatlab.optim.sgd_cm import SGDCG, SGDCM
+from flatlab.optim.stacked_adam import StackedAdam
 
 __all__ = ["OptimizerInfo", "info", "list_optimizers", "make_optimizer"]
 
@@ -34,8 +35,8 @@ class OptimizerInfo:
     Attributes:
         name: what `make_optimizer` calls it.
         factory: makes one when called as factory(params, lr=lr, **options); options in `defaults` may be given too.
-        family: "torch" (torch's own), "memory" (with critical gradients or momenta), "sharpness" (seeks flat minima) or
-            "normalized" (steps of one length).
+        family: "torch" (torch's own), "memory" (with critical gradients or momenta), "sharpness" (seeks flat minima),
+            "normalized" (steps of one length) or "stacked" (a learning rate for each of S stacked networks).
         description: one line.
         two_pass: `step` needs a closure and runs it twice.
         stacks: takes `networks=S`, and must be given it where S networks are stacked in one module. Torch's own act on
@@ -111,5 +112,6 @@ _ENTRIES = (
     _entry("sam_adam", SAM, "sharpness", "sharpness-aware minimization over Adam", base_optimizer=torch.optim.Adam),
     _entry("sam_adam_cm", SAM, "sharpness", "sharpness-aware minimization over AdamCM", base_optimizer=AdamCM),
     _entry("normalized_sgd", NormalizedSGD, "normalized", "steps of length lr along the gradient, however steep"),
+    _entry("stacked_adam", StackedAdam, "stacked", "Adam with a learning rate for each of S stacked networks"),
 )
 _REGISTRY = {entry.name: entry for entry in _ENTRIES}

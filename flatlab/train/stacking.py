@@ -48,7 +48,7 @@ def make(
     factory: Callable[..., torch.optim.Optimizer],
     parameters: Iterable[Tensor],
     *,
-    lr: float,
+    lr: float | Tensor,
     options: Mapping[str, Any],
     networks: int | None,
 ) -> torch.optim.Optimizer:

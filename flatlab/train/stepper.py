@@ -12,6 +12,7 @@ its rate and as many steps a round as it needs. A stepper has a state, as module
 `save_training(path, {"model": model, "player": player})` keeps all that exact resuming needs.
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -40,7 +41,7 @@ class Stepper:
 
     Attributes:
         optimizer: made from the factory.
-        lr: the peak learning rate; a loop may change it between steps.
+        lr: the peak learning rate, of all networks or a tensor (S,) of their own; a loop may change it between steps.
         steps: taken so far.
         diverged: network, by its place in the stack -> the step at which its loss was not finite.
     """
@@ -50,7 +51,7 @@ class Stepper:
         parameters: Iterable[Tensor],
         optimizer: OptimizerFactory,
         *,
-        lr: float,
+        lr: float | Tensor,
         options: Mapping[str, Any] | None = None,
         schedule: str = "constant",
         total_steps: int | None = None,
@@ -65,7 +66,8 @@ class Stepper:
             parameters: what is trained; those that require no gradient are left out.
             optimizer: a torch optimizer class, called as optimizer(parameters, lr=lr, **options); one that says
                 `stacks = True` is told of stacked networks as well, with networks=S.
-            lr: the peak learning rate.
+            lr: the peak learning rate; a tensor (S,) with an optimizer that takes one for each network, such as
+                `flatlab.optim.StackedAdam`.
             options: further options of the optimizer, such as {"momentum": 0.9}.
             schedule: name of a schedule in `flatlab.train.schedules`.
             total_steps: of the whole training; schedules other than "constant" need it.
@@ -157,7 +159,7 @@ class Stepper:
         self.check()
         return {
             "optimizer": self.optimizer.state_dict(),
-            "lr": self.lr,
+            "lr": copy.deepcopy(self.lr),
             "steps": self.steps,
             "diverged": dict(self.diverged),
         }
@@ -165,7 +167,7 @@ class Stepper:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
         self.optimizer.load_state_dict(state["optimizer"])
-        self.lr, self.steps, self.diverged = state["lr"], state["steps"], dict(state["diverged"])
+        self.lr, self.steps, self.diverged = copy.deepcopy(state["lr"]), state["steps"], dict(state["diverged"])
         self._unseen.clear()
 
     def _autocast(self) -> AbstractContextManager[Any]:

@@ -1,11 +1,11 @@
-"""Time of a step of AdamCM against torch's Adam, and against a plain per-tensor version of itself."""
+"""Time of a step of AdamCM and of StackedAdam against torch's Adam, and of AdamCM against a plain version of itself."""
 
 import pytest
 import torch
 from torch import nn
 from torch.optim import Adam
 
-from flatlab.optim import AdamCM
+from flatlab.optim import AdamCM, StackedAdam
 
 SIZES = {
     "122 tensors of 820": [(820,)] * 122,
@@ -64,3 +64,22 @@ def test_adam_cm_against_adam(benchmark, stopwatch, case: str) -> None:
     ours = found.pop("AdamCM")
     benchmark.pedantic(lambda: None, rounds=1)
     print(f"\nAdamCM, {case}: {1e3 * ours:.2f} ms, " + ", ".join(f"{ours / t:.2f} x {n}" for n, t in found.items()))
+
+
+@pytest.mark.benchmark(group="optimizer step")
+@pytest.mark.parametrize("networks", [3, 27, 100])
+def test_a_rate_for_each_network_against_one_for_all(benchmark, stopwatch, networks: int) -> None:
+    """Networks 16-64-64-64-64, as the players of small games are."""
+    shapes = [shape for inputs in (16, 64, 64, 64) for shape in ((networks, 64, inputs), (networks, 64))]
+    rates = torch.logspace(-4, -2, networks)
+    steps = {
+        "foreach Adam": Adam(parameters(shapes), foreach=True).step,
+        "StackedAdam, one rate": StackedAdam(parameters(shapes)).step,
+        "StackedAdam, S rates": StackedAdam(parameters(shapes), lr=rates).step,
+    }
+    found = stopwatch(steps, 100, warm=6)
+    adam = found.pop("foreach Adam")
+    benchmark.pedantic(lambda: None, rounds=1)
+    print(
+        f"\nS = {networks}: Adam {1e6 * adam:.0f} us, " + ", ".join(f"{t / adam:.2f} x {n}" for n, t in found.items())
+    )

@@ -21,6 +21,7 @@ from flatlab.optim.memory import MemoryOptimizer
 from flatlab.optim.normalized_sgd import NormalizedSGD
 from flatlab.optim.sam import ASAM, GSAM, SAGM, SAM
 from flatlab.optim.sgd_cm import SGDCG, SGDCM
+from flatlab.optim.stacked_adam import StackedAdam
 
 SHAPES = ((3, 4), (3, 2), (3,))
 Closure = Callable[[], Tensor]
@@ -170,6 +171,12 @@ def _normalized_cases() -> Iterator[Case]:
     yield from (Case(NormalizedSGD, given) for given in options)
 
 
+def _stacked_cases() -> Iterator[Case]:
+    """With one rate, for which the laws ask; rates of their own are in tests/optim/test_stacked_adam.py."""
+    options: list[dict[str, Any]] = [{}, {"networks": 3, "weight_decay": 0.1}, {"foreach": False}, {"maximize": True}]
+    yield from (Case(StackedAdam, given) for given in options)
+
+
 CASES = [
     Case(torch.optim.Adam, control=True),
     Case(torch.optim.Adam, {"amsgrad": True, "foreach": True, "weight_decay": 0.1}, control=True),
@@ -178,6 +185,7 @@ CASES = [
     *_memory_cases(),
     *_sharpness_cases(),
     *_normalized_cases(),
+    *_stacked_cases(),
 ]
 # Compiling takes a second or two: a few settings stand for all.
 COMPILED = [

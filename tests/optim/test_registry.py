@@ -17,8 +17,9 @@ TORCH = ("sgd", "adam", "adamw", "radam", "nadam", "rmsprop", "adagrad")
 MEMORY = ("adam_cm", "adam_cg", "sgd_cm", "sgd_cg", "nadam_cm", "adam_c0")
 SHARPNESS = ("sam", "asam", "gsam", "sagm", "sam_adam", "sam_adam_cm")
 NORMALIZED = ("normalized_sgd",)
-FAMILIES = {"torch": TORCH, "memory": MEMORY, "sharpness": SHARPNESS, "normalized": NORMALIZED}
-NAMES = TORCH + MEMORY + SHARPNESS + NORMALIZED
+STACKED = ("stacked_adam",)
+FAMILIES = {"torch": TORCH, "memory": MEMORY, "sharpness": SHARPNESS, "normalized": NORMALIZED, "stacked": STACKED}
+NAMES = TORCH + MEMORY + SHARPNESS + NORMALIZED + STACKED
 
 every_name = pytest.mark.parametrize("name", NAMES)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from flatlab import data
 from flatlab.models import build
-from flatlab.optim import SAM, AdamCM
+from flatlab.optim import SAM, AdamCM, StackedAdam
 from flatlab.rng import SeedGenerators
 from flatlab.train import Recipe, Stepper, TrainingDiverged, fit, resume_training, save_training
 
@@ -268,6 +268,35 @@ def test_a_rate_may_be_changed_between_steps_and_is_kept(tmp_path: Path) -> None
     again = Stepper([w], torch.optim.SGD, lr=1.0, schedule="cosine", total_steps=4)
     again.load_state_dict(player.state_dict())
     assert (again.lr, again.steps, again.fraction) == (10.0, 4, 1.0)
+
+
+def test_each_network_may_have_a_rate_of_its_own_which_checkpoints_keep(tmp_path: Path) -> None:
+    def player() -> tuple[nn.Parameter, Stepper]:
+        w = nn.Parameter(torch.zeros(3, 1))
+        rates = torch.tensor([1.0, 0.1, 0.0])
+        return w, Stepper([w], StackedAdam, lr=rates, schedule="cosine", total_steps=4, networks=3)
+
+    def play(w: nn.Parameter, stepper: Stepper, steps: int) -> None:
+        for _ in range(steps):
+            stepper.step(lambda: -w.sum(1))
+
+    w, stepper = player()
+    play(w, stepper, 2)  # of Adam along a constant slope: each is as long as its rate
+    torch.testing.assert_close(w.detach(), torch.tensor([[1.853553], [0.1853553], [0.0]]))
+    stepper.lr = 10 * stepper.lr
+    save_training(tmp_path / "file", {"stepper": stepper})
+    v, again = player()
+    assert resume_training(tmp_path / "file", {"stepper": again})
+    v.data.copy_(w.data)
+    play(w, stepper, 2)
+    play(v, again, 2)
+    assert torch.equal(v, w)
+    torch.testing.assert_close(w.detach(), torch.tensor([[8.318020], [0.8318020], [0.0]]))
+    state = again.state_dict()
+    stepper.load_state_dict(state)
+    for lr in (again.lr, stepper.lr):
+        lr.zero_()
+    assert state["lr"].tolist() == [10.0, 1.0, 0.0], "a state is a copy"
 
 
 def test_bad_arguments() -> None:
