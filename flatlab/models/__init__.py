@@ -12,7 +12,7 @@ from flatlab.models.char_lstm import CharLSTM, char_lstm
 from flatlab.models.cnn7 import cnn7
 from flatlab.models.densenet import densenet
 from flatlab.models.language import LanguageModel, response_logps, sample
-from flatlab.models.layers import CentreNorm, FourierFeatures, MapLogits, Normalize
+from flatlab.models.layers import CentreNorm, FourierFeatures, MapLogits, Normalize, Residual
 from flatlab.models.mlp import mlp
 from flatlab.models.parts import FeatureNet
 from flatlab.models.registry import available, build
@@ -35,6 +35,7 @@ __all__ = [
     "LanguageModel",
     "MapLogits",
     "Normalize",
+    "Residual",
     "SentenceModel",
     "Stacked",
     "TextLSTM",

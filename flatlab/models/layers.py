@@ -105,6 +105,28 @@ class CentreNorm(nn.Module):
         return (x - x.mean(-1, keepdim=True)) * self.weight + self.bias
 
 
+class Residual(nn.Module):
+    """Layers beside a connection that skips them (He et al. 2016): x -> x + scale * body(x), all of one shape.
+
+    Args:
+        *layers: the body, one after another; at least one.
+        scale: of the body, finite; the published code of WGAN-GP (Gulrajani et al. 2017) takes 0.3 for text.
+
+    Raises:
+        ValueError: no layer, or a scale that is not finite.
+    """
+
+    def __init__(self, *layers: nn.Module, scale: float = 1.0) -> None:
+        super().__init__()
+        checks.at_least("len(layers)", len(layers), 1)
+        if not math.isfinite(scale):
+            raise ValueError(f"scale must be a finite number, got {scale!r}")
+        self.body, self.scale = nn.Sequential(*layers), scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.scale * self.body(x)
+
+
 def without_cudnn(needed: bool) -> AbstractContextManager[None]:
     """Without cuDNN if needed: its LSTM has no gradient in eval mode and no second one, torch's kernels have both."""
     return _cudnn_off() if needed else nullcontext()  # which torch.export of 2.6 can follow

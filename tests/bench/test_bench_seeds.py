@@ -1,4 +1,4 @@
-"""Time of S seeds stacked in one module against S seeds one after another, on this machine's cores."""
+"""Time of S seeds stacked in one module, or of S layers, against S one after another, on this machine's cores."""
 
 import functools
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from flatlab import attacks
 from flatlab.data import load_images
-from flatlab.models import build
+from flatlab.models import build, stack_models
 from flatlab.train import Recipe, cross_entropy, fit_seeds
 
 
@@ -38,3 +38,36 @@ def test_stacked_against_sequential(benchmark, stopwatch, objective, net: str) -
     ratio = seconds["stacked"] / seconds["sequential"]
     benchmark.extra_info["stacked / sequential"] = ratio
     print(f"\n{net}, {objective.__name__}: stacked / sequential = {ratio:.2f} (5 seeds, 2 threads)")
+
+
+def penalised(model: nn.Module, x: Tensor) -> None:
+    """Gradients of a penalty on the gradient for the inputs, as WGAN-GP takes them."""
+    x = x.detach().requires_grad_()
+    out = model(x).square().sum()
+    (slope,) = torch.autograd.grad(out, x, create_graph=True)
+    torch.autograd.grad(slope.square().sum() + out, list(model.parameters()))
+
+
+@pytest.mark.benchmark(group="convolutions")
+@pytest.mark.parametrize("count", [3, 8])
+@pytest.mark.parametrize(("size", "width"), [(8, 16), (8, 32), (16, 16), (16, 32), (32, 16)])
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_convolutions_stacked_against_apart(benchmark, stopwatch, kind, size: int, width: int, count: int) -> None:
+    """Images of `size` on the wide side, 64 for each network; two gradients, on one thread."""
+    models = [kind(width, width, 4, 2, 1) for _ in range(count)]
+    stacked, threads = stack_models(models), torch.get_num_threads()
+    side = size if kind is nn.Conv2d else size // 2
+    x = torch.randn(count, 64 if stopwatch.measuring else 2, width, side, side)
+    torch.set_num_threads(1)
+
+    def apart() -> None:
+        for model, block in zip(models, x, strict=True):
+            penalised(model, block)
+
+    try:
+        seconds = stopwatch({"stacked": lambda: penalised(stacked, x.flatten(0, 1)), "apart": apart}, 5)
+        benchmark.pedantic(lambda: None, rounds=1)
+    finally:
+        torch.set_num_threads(threads)
+    ratio = seconds["stacked"] / seconds["apart"]
+    print(f"\n{kind.__name__}, {size}x{size}, {width} channels, S = {count}: stacked / apart = {ratio:.2f}")
