@@ -7,11 +7,15 @@
     found = sweep(score, {"adam": {"lr": [0.01, 0.03, 0.1]}, "sgd": {"lr": [0.1, 0.3, 1.0]}}, seeds=[0, 1], extend=3)
     found.best["adam"], found.at_edge, found.fresh(range(10, 15))
 
+With `whole=True` a score gets all points at once, so that they can train as one stack: `flatlab.optim.StackedAdam` has a
+learning rate for each network.
+
 A method whose best value lies at the end of its grid is not tuned: it may be better beyond, and a comparison with it
 favours the method whose grid happens to fit. `extend` lets such grids grow; `at_edge` names those that remain. The
 seeds of the sweep chose the options, so results for them are too good: `fresh` refuses to report on them.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,6 +26,7 @@ from flatlab import checks
 from flatlab.train.stepper import TrainingDiverged
 
 Score = Callable[[str, dict[str, Any], tuple[int, ...]], Iterable[Any]]
+WholeScore = Callable[[str, list[dict[str, Any]], tuple[int, ...]], Iterable[Iterable[Any]]]
 _UNEVEN = 0.2  # how far the steps of a geometric grid may differ: 1, 3, 10 and 1, 2, 5, 10 are geometric
 
 
@@ -110,12 +115,13 @@ class Sweep:
 
 
 def sweep(
-    score: Score,
+    score: Score | WholeScore,
     grid: Mapping[str, Mapping[str, Sequence[Any]]],
     *,
     seeds: Iterable[int],
     maximize: bool = False,
     extend: int = 0,
+    whole: bool = False,
 ) -> Sweep:
     """Score every combination of each method's options, and let geometric grids grow until the best is inside.
 
@@ -131,10 +137,13 @@ def sweep(
             the largest tried, the next one (by the mean ratio of the grid, three digits; whole numbers stay whole) is
             tried as well, crossed with the values of the other options. Only grids of at least two positive values at
             about equal ratios grow; others stay as they are.
+        whole: score many points in one call: `score` maps (method, points, seeds), with a list of P option dicts, to
+            one row of scores for each point, (P, S). It is called once for the grid of a method and once for each
+            round that extends it; `TrainingDiverged` fails all points of the call, NaN single runs.
 
     Raises:
-        ValueError: an empty grid, repeated seeds or values, scores that do not match the seeds, or a method whose every
-            point has a failed run.
+        ValueError: an empty grid, repeated seeds or values, scores that do not match the points or the seeds, or a
+            method whose every point has a failed run.
     """
     runs = tuple(int(seed) for seed in seeds)
     if not runs or len(set(runs)) != len(runs):
@@ -145,19 +154,19 @@ def sweep(
     axes = {method: {name: _values(method, name, given) for name, given in of.items()} for method, of in grid.items()}
     trials: list[Trial] = []
     for method, options in axes.items():
-        trials += _tune(score, method, options, runs, maximize, extend)
+        trials += _tune(functools.partial(_run, score, method, runs, whole), options, maximize, extend)
     return Sweep(tuple(trials), runs, maximize)
 
 
 def _tune(
-    score: Score, method: str, axes: dict[str, list[Any]], seeds: tuple[int, ...], maximize: bool, extend: int
+    run: Callable[[list[dict[str, Any]]], list[Trial]], axes: dict[str, list[Any]], maximize: bool, extend: int
 ) -> list[Trial]:
     """All trials of one method; `axes` grows with its grid."""
     trials: list[Trial] = []
     left = dict.fromkeys(axes, extend)
     points = _crossed(axes)
     while points:
-        trials += [_run(score, method, options, seeds) for options in points]
+        trials += run(points)
         chosen = _best(trials, maximize).options
         points = []
         for name, values in axes.items():
@@ -169,14 +178,27 @@ def _tune(
     return trials
 
 
-def _run(score: Score, method: str, options: dict[str, Any], seeds: tuple[int, ...]) -> Trial:
-    try:
-        scores = tuple(float(value) for value in score(method, dict(options), seeds))
-    except TrainingDiverged:
-        scores = (math.nan,) * len(seeds)
-    if len(scores) != len(seeds):
-        raise ValueError(f"{method} with {options}: score returned {len(scores)} value(s) for {len(seeds)} seed(s)")
-    return Trial(method, options, scores)
+def _run(
+    score: Callable[..., Iterable[Any]], method: str, seeds: tuple[int, ...], whole: bool, points: list[dict[str, Any]]
+) -> list[Trial]:
+    """The points scored, in one call if `whole`, else one by one."""
+    trials = []
+    for part in [points] if whole else [[options] for options in points]:
+        given = [dict(options) for options in part]
+        try:
+            found = score(method, given, seeds) if whole else [score(method, given[0], seeds)]
+            rows = [tuple(float(value) for value in row) for row in found]
+        except TrainingDiverged:
+            rows = [(math.nan,) * len(seeds)] * len(part)
+        if len(rows) != len(part):
+            raise ValueError(f"{method}: score returned {len(rows)} row(s) for {len(part)} point(s)")
+        for options, row in zip(part, rows, strict=True):
+            if len(row) != len(seeds):
+                raise ValueError(
+                    f"{method} with {options}: score returned {len(row)} value(s) for {len(seeds)} seed(s)"
+                )
+            trials.append(Trial(method, options, row))
+    return trials
 
 
 def _best(trials: Sequence[Trial], maximize: bool) -> Trial:

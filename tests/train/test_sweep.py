@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from flatlab.models import build
-from flatlab.train import Recipe, TrainingDiverged, cross_entropy, evaluate_loss, fit_seeds, sweep
+from flatlab.optim import StackedAdam
+from flatlab.train import Recipe, Stepper, TrainingDiverged, cross_entropy, evaluate_loss, fit_seeds, sweep
 
 
 def valley(at: float):
@@ -153,6 +154,78 @@ def test_other_errors_are_not_swallowed() -> None:
 
     with pytest.raises(RuntimeError, match="a bug"):
         sweep(score, {"m": {}}, seeds=[0])
+
+
+def by_point(score, calls: list):
+    """The same score for `whole=True`."""
+
+    def whole(method, points, seeds):
+        calls.append((method, [dict(point) for point in points], seeds))
+        rows = [score(method, options, seeds) for options in points]
+        points[0].clear()  # what is done to them does not matter
+        return torch.tensor(rows, dtype=torch.float64)
+
+    return whole
+
+
+@pytest.mark.parametrize("at", [1e-5, 3e-3, 1.0])
+@pytest.mark.parametrize("maximize", [False, True])
+def test_a_whole_grid_in_one_call_gives_the_same_sweep(at: float, maximize: bool) -> None:
+    calls: list = []
+
+    def score(method, options, seeds):
+        bowl = (math.log10(options.get("lr", 1) / at) ** 2 + math.log2(options["size"] / 8) ** 2) * (1, -1)[maximize]
+        return [math.nan if seed == 1 and options["size"] == 1 else bowl + 0.001 * seed for seed in seeds]
+
+    grid = {"one": {"lr": [1e-3, 1e-2], "size": [1, 2]}, "two": {"size": [8]}}
+    apart = sweep(score, grid, seeds=[0, 1], extend=4, maximize=maximize)
+    found = sweep(by_point(score, calls), grid, seeds=[0, 1], extend=4, maximize=maximize, whole=True)
+    assert found.best == apart.best
+    assert str(found) == str(apart), "NaN is not equal to itself"
+    assert [method for method, _, _ in calls] == ["one"] * (len(calls) - 1) + ["two"]
+    assert calls[0] == ("one", [{"lr": lr, "size": size} for lr in (1e-3, 1e-2) for size in (1, 2)], (0, 1))
+    assert [point for _, points, _ in calls for point in points] == [trial.options for trial in found.trials]
+    assert 3 <= len(calls) < len(found.trials), "a call for each round"
+
+
+def test_a_whole_grid_fails_run_by_run_or_all_at_once() -> None:
+    def score(method, points, seeds):
+        if any(options["lr"] > 1 for options in points):
+            raise TrainingDiverged("the loss of all networks became nan")
+        return [[math.nan, 1.0] if options["lr"] == 0.5 else [0.0, 1.0 - options["lr"]] for options in points]
+
+    found = sweep(score, {"m": {"lr": [0.5, 1.0]}}, seeds=[0, 1], extend=2, whole=True)
+    assert [str(trial.scores) for trial in found.trials] == ["(nan, 1.0)", "(0.0, 0.0)", "(nan, nan)"]
+    assert found.best == {"m": {"lr": 1.0}}
+    assert found.at_edge == ()
+
+
+def test_a_whole_grid_trains_as_one_stack() -> None:
+    """Least squares at S learning rates and seeds at once: the best rate is the one that a run of its own finds."""
+    x = torch.randn(32, 3, generator=torch.Generator().manual_seed(0))
+    y = x @ torch.tensor([1.0, -2.0, 0.5])
+
+    def score(method, points, seeds):
+        rates = torch.tensor([options["lr"] for options in points for _ in seeds])
+        w = torch.zeros(len(rates), 3, requires_grad=True)
+        stepper = Stepper([w], StackedAdam, lr=rates, networks=len(rates))
+        for _ in range(30):
+            loss = stepper.step(lambda: (w @ x.T - y).square().mean(1))
+        return loss.unflatten(0, (len(points), len(seeds)))
+
+    found = sweep(score, {"adam": {"lr": [1e-3, 1e-2, 1e-1]}}, seeds=[0, 1], extend=3, whole=True)
+    alone = [sweep(score, {"adam": {"lr": [t.options["lr"]]}}, seeds=[0], whole=True).trials[0] for t in found.trials]
+    assert [t.scores[0] for t in found.trials] == pytest.approx([t.scores[0] for t in alone], rel=1e-5)
+    assert found.at_edge == ()
+    assert found.best["adam"]["lr"] >= 0.1
+
+
+def test_rows_that_do_not_match_a_whole_grid_are_refused() -> None:
+    grid = {"m": {"lr": [1.0, 2.0]}}
+    with pytest.raises(ValueError, match=r"m: score returned 1 row\(s\) for 2 point\(s\)"):
+        sweep(lambda method, points, seeds: [[1.0]], grid, seeds=[0], whole=True)
+    with pytest.raises(ValueError, match=r"m with \{'lr': 2\.0\}: score returned 2 value\(s\) for 1 seed\(s\)"):
+        sweep(lambda method, points, seeds: [[1.0], [1.0, 2.0]], grid, seeds=[0], whole=True)
 
 
 def test_the_seeds_of_a_sweep_may_not_be_reported_on() -> None:
