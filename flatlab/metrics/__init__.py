@@ -1,6 +1,6 @@
 """Numbers that compare two samples: how far apart they are, and how well a score tells them apart."""
 
 from flatlab.metrics.auroc import auroc
-from flatlab.metrics.frechet import frechet_distance, frechet_gaussians
+from flatlab.metrics.frechet import fid, frechet_distance
 
-__all__ = ["auroc", "frechet_distance", "frechet_gaussians"]
+__all__ = ["auroc", "fid", "frechet_distance"]

@@ -15,7 +15,7 @@ from torch import Tensor
 from flatlab import checks
 
 
-def frechet_distance(a: Tensor, b: Tensor) -> float:
+def fid(a: Tensor, b: Tensor) -> float:
     """d^2 >= 0 of the means and unbiased covariances of features a (N, D) and b (M, D), in float64.
 
     Raises:
@@ -27,7 +27,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     return _distance(mean_a, root_a, mean_b, root_b)
 
 
-def frechet_gaussians(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
+def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
     """d^2 >= 0 of N(mean_a, cov_a) and N(mean_b, cov_b), in float64.
 
     Args:
