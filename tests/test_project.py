@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "test_functions": {"checks"},
     "flatness": {"checks", "modes"},
     "samplers": {"checks", "rng"},
-    "metrics": {"checks"},
+    "metrics": {"checks", "files", "models", "modes"},
     "optim": {"checks"},
     "train": {"checks", "files", "modes", "rng", "models", "test_functions"},
     "stats": set(),

@@ -1,78 +1,141 @@
-"""Frechet distance of two normal distributions (Dowson and Landau 1982), and of two samples of features.
+"""Frechet distance of two normal distributions (Dowson and Landau 1982), the heart of FID (Heusel et al. 2017).
 
-    d^2 = |mu_a - mu_b|^2 + tr(A + B - 2 (A^{1/2} B A^{1/2})^{1/2})
+    d^2 = |mu1 - mu2|^2 + tr(A + B - 2 (A^{1/2} B A^{1/2})^{1/2}),    A, B the covariances
 
-For features of Inception this is FID (Heusel et al. 2017); the value is d^2, as there. With A = R_a^T R_a and
-B = R_b^T R_b the last trace is the sum of the singular values of R_a R_b^T, which needs no complex numbers and no
-regular covariances. Of a covariance, R are the eigenvectors scaled by the roots of the eigenvalues; of a sample, the
-centred rows or their triangular factor, so that no digits are lost to roots of eigenvalues that are zero but for
-rounding. The distance of finite samples is biased upwards: compare samples of equal size.
+It is the squared Wasserstein distance W_2^2; the value is d^2, as for FID. With A = R^T R and B = S^T S the last trace
+is the sum of the singular values of R S^T, which needs no complex numbers and no regular covariances. Of a regular
+covariance, R is the Cholesky factor; of another, the eigenvectors scaled by the roots of the eigenvalues; of a sample,
+the centred rows or their triangular factor, so that no digits are lost to roots of eigenvalues that are zero but for
+rounding.
+
+Other ways to the trace, to compare with (`method`): the eigenvalues of A^{1/2} B A^{1/2} ("eigh") or of A B ("eigvals",
+as torchmetrics), and the Newton-Schulz iteration for the root of A B ("newton"; matrix products alone). The root of the
+product by Schur's method (TTUR's code, pytorch-fid) is left out: it is complex where covariances are singular.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from flatlab import checks
+from flatlab.metrics.arguments import Numbers, features, numbers
+
+_METHODS = ("auto", "eigh", "cholesky", "eigvals", "newton")
 
 
-def fid(a: Tensor, b: Tensor) -> float:
-    """d^2 >= 0 of the means and unbiased covariances of features a (N, D) and b (M, D), in float64.
+def frechet_distance(mu1: Numbers, cov1: Numbers, mu2: Numbers, cov2: Numbers, *, method: str = "auto") -> float:
+    """d^2 >= 0 of N(mu1, cov1) and N(mu2, cov2), in float64; what rounding takes below 0 is 0.
 
-    Raises:
-        ValueError: fewer than two rows, other numbers of features, NaN or infinity.
-    """
-    (mean_a, root_a), (mean_b, root_b) = _sample("a", a), _sample("b", b)
-    if len(mean_a) != len(mean_b):
-        raise ValueError(f"a and b must have the same features, got {len(mean_a)} and {len(mean_b)} columns")
-    return _distance(mean_a, root_a, mean_b, root_b)
-
-
-def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
-    """d^2 >= 0 of N(mean_a, cov_a) and N(mean_b, cov_b), in float64.
+    In full rank all methods agree to 1e-9 relative. Singular covariances cost "eigh", "eigvals" and "newton" half the
+    digits (a zero eigenvalue that rounding moves to 1e-16 has the root 1e-8), and "auto" as well where only the
+    covariances are known; `fid` of the samples loses none.
 
     Args:
-        mean_a, mean_b: (D,).
-        cov_a, cov_b: (D, D), symmetric, perhaps singular; negative eigenvalues as small as rounding errors count as 0.
+        mu1, mu2: (D,); one number where D = 1.
+        cov1, cov2: (D, D), symmetric, perhaps singular; negative eigenvalues as small as rounding errors count as 0.
+            One number, the variance, where D = 1.
+        method: "auto" (singular values of factors), "cholesky" (the same of regular covariances alone), "eigh",
+            "eigvals" or "newton".
 
     Raises:
-        ValueError: other shapes, NaN or infinity, a matrix that is not symmetric or has negative eigenvalues.
+        TypeError: not numbers.
+        ValueError: other shapes, NaN or infinity, a matrix that is not symmetric or has negative eigenvalues, an
+            unknown method, a singular covariance for "cholesky".
     """
-    a, b = mean_a.double(), mean_b.double()
+    checks.one_of("method", method, _METHODS)
+    a, b = (torch.atleast_1d(numbers(name, mean)) for name, mean in (("mu1", mu1), ("mu2", mu2)))
     if a.ndim != 1 or not len(a) or a.shape != b.shape:
         raise ValueError(f"means must both be (D,) with D >= 1, got {tuple(a.shape)} and {tuple(b.shape)}")
-    _finite("mean_a", a)
-    _finite("mean_b", b)
-    return _distance(a, _root("cov_a", cov_a.double(), len(a)), b, _root("cov_b", cov_b.double(), len(b)))
+    first, second = covariance("cov1", cov1, len(a)), covariance("cov2", cov2, len(a))
+    if method in ("auto", "cholesky"):
+        roots = [_factor(name, cov, method) for name, cov in (("cov1", first), ("cov2", second))]
+        return between(Moments(a, roots[0]), Moments(b, roots[1]))
+    root, _ = _root("cov1", first), _root("cov2", second)  # the second for its check
+    if method == "eigh":
+        trace = torch.linalg.eigvalsh(root @ second @ root.T).clamp(min=0).sqrt().sum()
+    elif method == "eigvals":
+        trace = torch.linalg.eigvals(first @ second).real.clamp(min=0).sqrt().sum()
+    else:
+        trace = _newton(first @ second)
+    return max(0.0, float((a - b).square().sum() + first.trace() + second.trace() - 2 * trace))
 
 
-def _distance(mean_a: Tensor, root_a: Tensor, mean_b: Tensor, root_b: Tensor) -> float:
-    spread = root_a.square().sum() + root_b.square().sum() - 2 * torch.linalg.svdvals(root_a @ root_b.T).sum()
-    return max(0.0, float((mean_a - mean_b).square().sum() + spread))
+class Moments(NamedTuple):
+    """Mean (D,), and a root R (any, D) with R^T R the covariance."""
+
+    mean: Tensor
+    root: Tensor
+
+    @classmethod
+    def of_sample(cls, name: str, rows: Numbers) -> "Moments":
+        """The mean and the unbiased covariance of features (N, D), N >= 2; errors name the sample."""
+        found = features(name, rows)
+        n, d = found.shape
+        mean = found.mean(0)
+        centred = (found - mean) / (n - 1) ** 0.5
+        return cls(mean, torch.linalg.qr(centred, mode="r").R if n > d else centred)
+
+    @classmethod
+    def of_covariance(cls, name: str, mean: Tensor, matrix: Tensor) -> "Moments":
+        """Of a mean (D,) and a covariance (D, D), regular or not."""
+        return cls(mean, _factor(name, matrix, "auto"))
 
 
-def _sample(name: str, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (D,), and R (min(N, D), D) with R^T R the unbiased covariance."""
-    if rows.ndim != 2:
-        raise ValueError(f"{name} must be features (N, D), got shape {tuple(rows.shape)}")
-    n = checks.at_least(f"the number of rows of {name}", len(rows), 2)
-    rows = rows.detach().double()
-    _finite(name, rows)
-    centred = (rows - rows.mean(0)) / (n - 1) ** 0.5
-    return rows.mean(0), torch.linalg.qr(centred, mode="r").R if n > rows.shape[1] else centred
+def between(a: Moments, b: Moments) -> float:
+    """d^2 >= 0 of two normal distributions."""
+    spread = a.root.square().sum() + b.root.square().sum() - 2 * torch.linalg.svdvals(a.root @ b.root.T).sum()
+    return max(0.0, float((a.mean - b.mean).square().sum() + spread))
 
 
-def _root(name: str, covariance: Tensor, features: int) -> Tensor:
-    """R (D, D) with R^T R = covariance."""
-    if covariance.shape != (features, features):
-        raise ValueError(f"{name} must be {(features, features)} as the means are, got {tuple(covariance.shape)}")
-    _finite(name, covariance)
-    size = float(covariance.abs().max())
-    values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
-    if float((covariance - covariance.T).abs().max()) > 1e-5 * size or float(values[0]) < -1e-5 * size * features:
-        raise ValueError(f"{name} is no covariance: it must be symmetric, without negative eigenvalues")
-    return values.clamp(min=0).sqrt()[:, None] * vectors.T
+def covariance(name: str, matrix: Numbers, d: int | None = None) -> Tensor:
+    """A symmetric matrix (D, D) as float64; `d` is the D wanted, and a number stands for (1, 1)."""
+    found = numbers(name, matrix)
+    found = found.reshape(1, 1) if found.ndim < 2 and found.numel() == 1 else found
+    if found.ndim != 2 or not len(found) or found.shape != (d or len(found),) * 2:
+        raise ValueError(f"{name} must be {(d, d) if d else '(D, D)'}, a covariance, got shape {tuple(found.shape)}")
+    if float((found - found.T).abs().max()) > 1e-5 * float(found.abs().max()):
+        raise ValueError(f"{name} is no covariance: it must be symmetric")
+    return (found + found.T) / 2
 
 
-def _finite(name: str, values: Tensor) -> None:
-    if not values.isfinite().all():
-        raise ValueError(f"{name} holds NaN or infinity: leave out what has no features")
+def eigenvalues(name: str, values: Tensor) -> Tensor:
+    """Ascending eigenvalues of a covariance, those below 0 by no more than rounding as 0; ValueError for others."""
+    if float(values[0]) < -1e-5 * len(values) * float(values.abs().max()):
+        raise ValueError(f"{name} is no covariance: it has the negative eigenvalue {float(values[0]):.3g}")
+    return values.clamp(min=0)
+
+
+def _factor(name: str, matrix: Tensor, method: str) -> Tensor:
+    """R with R^T R = matrix: Cholesky's, or for "auto" that of the eigenvectors where there is no other."""
+    lower, failed = torch.linalg.cholesky_ex(matrix)
+    if not failed:
+        return lower.T
+    if method == "cholesky":
+        raise ValueError(f'{name} is singular, which method="cholesky" cannot take: use method="auto"')
+    return _root(name, matrix)
+
+
+def _root(name: str, matrix: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(matrix)
+    return eigenvalues(name, values).sqrt()[:, None] * vectors.T
+
+
+def _newton(product: Tensor, iterations: int = 100) -> Tensor:
+    """Trace of the root of A B. The iterates' trace rises to it, until rounding takes over: then the last one counts.
+
+    Of eigenvalues far below the largest the rise is slow, a factor 1.5 an iteration.
+    """
+    size = product.norm()
+    best = torch.zeros_like(size)
+    if size == 0:
+        return best
+    identity = torch.eye(len(product), dtype=product.dtype, device=product.device)
+    root, inverse = product / size, identity
+    for _ in range(iterations):
+        step = (3 * identity - inverse @ root) / 2
+        root, inverse = root @ step, step @ inverse
+        if not root.trace() > best:  # written so that NaN ends it too
+            break
+        best = root.trace()
+    return best * size.sqrt()

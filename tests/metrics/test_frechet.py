@@ -1,126 +1,170 @@
-"""Frechet distance: closed forms, scipy's matrix root, invariances, singular covariances, bad input."""
+"""Frechet distance of Gaussians: closed forms, scipy's root, all methods, invariances, singular covariances, errors."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import linalg
 from torch import Tensor
 
-from flatlab.metrics import fid, frechet_distance
+from flatlab.metrics import frechet_distance
+
+METHODS = ["auto", "eigh", "cholesky", "eigvals", "newton"]
+every_method = pytest.mark.parametrize("method", METHODS)
 
 
-def draws(n: int, d: int, seed: int = 0, scale: float = 1.0) -> Tensor:
+def draws(n: int, d: int, seed: int = 0) -> Tensor:
     """Correlated features (n, d) with another mean and covariance for each seed."""
     g = torch.Generator().manual_seed(seed)
     mix, shift = torch.randn(d, d, generator=g, dtype=torch.float64), torch.randn(d, generator=g, dtype=torch.float64)
-    return scale * (torch.randn(n, d, generator=g, dtype=torch.float64) @ mix + shift)
-
-
-def rotation(d: int) -> Tensor:
-    return torch.linalg.qr(draws(d, d, seed=9)).Q
+    return torch.randn(n, d, generator=g, dtype=torch.float64) @ mix + shift
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.mean(0), x.T.cov()
 
 
-def test_known_answer() -> None:
-    """Means (.5, 1) and (2, 3); the covariances diag(1/3, 4/3) and four times that: 6.25 + 5/3."""
-    a = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0], [1.0, 2.0]])
-    assert fid(a, 2 * a + 1) == pytest.approx(7.9166667, abs=1e-7)
-    assert fid(a, 2 * a + 1) == pytest.approx(6.25 + 5 / 3, rel=1e-14)
+@every_method
+def test_known_answers(method: str) -> None:
+    zero, first, second = [0.0, 0.0], [[2, 0.5], [0.5, 1]], [[1, -0.3], [-0.3, 2]]
+    assert frechet_distance(zero, first, zero, second, method=method) == pytest.approx(0.575425893305, abs=1e-12)
+    diagonal = [np.diag([1.0, 4.0, 9.0]), np.diag([4.0, 0.25, 16.0])]
+    found = frechet_distance(np.zeros(3), diagonal[0], np.array([0, 2, 0]), diagonal[1], method=method)
+    assert found == pytest.approx(4 + 1 + 1.5**2 + 1, rel=1e-12)
+    ones = torch.ones(300)
+    assert frechet_distance(0 * ones, torch.eye(300), ones, torch.eye(300), method=method) == pytest.approx(300)
 
 
-def test_one_dimension_is_a_difference_of_deviations() -> None:
-    found = frechet_distance(*(torch.tensor(v) for v in ([1.0], [[4.0]], [-2.0], [[0.25]])))
-    assert found == pytest.approx(9 + 1.5**2, rel=1e-14)
+@every_method
+def test_one_dimension_is_a_difference_of_deviations(method: str) -> None:
+    """Numbers, arrays of one number, and matrices, as `numpy.mean` and `numpy.cov` return them."""
+    assert frechet_distance(1, 4, 3, 9, method=method) == pytest.approx(5, rel=1e-14)
+    assert frechet_distance([1], [4], [3], [9], method=method) == pytest.approx(5, rel=1e-14)
+    x = np.array([1.0, 5.0, 6.0])
+    found = frechet_distance(x.mean(), np.cov(x), torch.tensor([3.0]), torch.tensor([[9.0]]), method=method)
+    assert found == pytest.approx(1 + (3 - 7**0.5) ** 2, rel=1e-14)
+    assert frechet_distance(0, 0, 2, 9, method="auto") == pytest.approx(13, rel=1e-14)
 
 
-@pytest.mark.parametrize(("n", "m", "d"), [(50, 60, 1), (30, 80, 5), (200, 40, 20)])
-def test_agrees_with_the_root_of_the_product(n: int, m: int, d: int) -> None:
-    a, b = draws(n, d, 1), draws(m, d, 2, 0.7)
+@every_method
+def test_full_rank_agrees_with_scipy_and_with_the_rows_themselves(method: str) -> None:
+    a, b = draws(200, 30, 1), draws(150, 30, 2)
     (mean_a, cov_a), (mean_b, cov_b) = moments(a), moments(b)
-    cov_a, cov_b = cov_a.reshape(d, d), cov_b.reshape(d, d)
+    rest = float((mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace())
     trace = linalg.sqrtm((cov_a @ cov_b).numpy()).real.trace()
-    expected = float((mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace()) - 2 * trace
-    assert fid(a, b) == pytest.approx(expected, rel=1e-8)
-    assert frechet_distance(mean_a, cov_a, mean_b, cov_b) == pytest.approx(expected, rel=1e-8)
+    centred = (a - mean_a) @ (b - mean_b).T / (199 * 149) ** 0.5
+    exact = rest - 2 * float(torch.linalg.svdvals(centred).sum())
+    found = frechet_distance(mean_a, cov_a, mean_b, cov_b, method=method)
+    assert found == pytest.approx(rest - 2 * trace, rel=1e-9)
+    assert found == pytest.approx(exact, rel=1e-10)
 
 
-@pytest.mark.parametrize(("n", "m", "d"), [(3, 40, 8), (4, 5, 12), (2, 2, 30), (8, 8, 8)])
-def test_fewer_rows_than_features(n: int, m: int, d: int) -> None:
-    """Against the commuting case in closed form, and against the covariances by themselves."""
+def test_the_default_keeps_small_directions_that_other_methods_lose() -> None:
+    """Two covariances with eigenvalues down to 1e-14 of the largest, which differ in the small ones alone."""
+    small = torch.tensor([1.0, 1e-14], dtype=torch.float64)
+    turn, zero = torch.linalg.qr(draws(2, 2)).Q, torch.zeros(2)
+    a, b = (turn @ torch.diag(values) @ turn.T for values in (small, small * torch.tensor([1, 4.0])))
+    found = frechet_distance(zero, a, zero, b)
+    assert found == pytest.approx(1e-14, abs=3e-15)
+
+
+@pytest.mark.parametrize("method", ["auto", "eigh", "eigvals", "newton"])
+@pytest.mark.parametrize(("n", "m", "d"), [(40, 60, 64), (2, 2, 30), (100, 100, 120)])
+def test_singular_covariances(method: str, n: int, m: int, d: int) -> None:
     a, b = draws(n, d, 1), draws(m, d, 2)
-    found = fid(a, b)
-    assert found == pytest.approx(frechet_distance(*moments(a), *moments(b)), rel=1e-5)
-    mean, covariance = moments(a)
-    expected = float(mean.square().sum() + (3 - 1) ** 2 * covariance.trace())
-    assert fid(a, 3 * (a - mean)) == pytest.approx(expected, rel=1e-10)
+    a[:, 3] = b[:, 3] = 0  # a dead feature
+    (mean_a, cov_a), (mean_b, cov_b) = moments(a), moments(b)
+    scale = float(cov_a.trace() + cov_b.trace())
+    trace = torch.linalg.svdvals((a - mean_a) @ (b - mean_b).T).sum() / ((n - 1) * (m - 1)) ** 0.5
+    exact = float((mean_a - mean_b).square().sum()) + scale - 2 * float(trace)
+    found = frechet_distance(mean_a, cov_a, mean_b, cov_b, method=method)
+    assert found == pytest.approx(exact, abs=1e-5 * scale)
+    same = frechet_distance(mean_a, cov_a, mean_a, cov_a, method=method)
+    assert 0 <= same <= 1e-5 * scale
+    zero = torch.zeros(d, d)
+    assert frechet_distance(mean_a, zero, mean_b, zero, method=method) == float((mean_a - mean_b).square().sum())
 
 
-@pytest.mark.parametrize(("n", "d"), [(40, 6), (5, 20), (2, 2)])
-def test_no_distance_between_a_sample_and_itself(n: int, d: int) -> None:
-    a = draws(n, d)
-    assert 0 <= fid(a, a) < 1e-9
-    assert 0 <= fid(a, a.flip(0)) < 1e-9
-    assert 0 <= frechet_distance(*moments(a), *moments(a)) < 1e-9
-    assert fid(torch.ones(3, 2), torch.ones(4, 2)) == 0
+def test_newton_is_right_for_eigenvalues_far_apart() -> None:
+    values = torch.logspace(0, -6, 20, dtype=torch.float64)
+    zero, expected = torch.zeros(20), float((values.sqrt() - values.flip(0).sqrt()).square().sum())
+    a, b = torch.diag(values), torch.diag(values.flip(0))
+    assert frechet_distance(zero, a, zero, b, method="newton") == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize(("n", "d"), [(40, 6), (5, 20)])
-def test_symmetric_and_invariant(n: int, d: int) -> None:
-    a, b, turn = draws(n, d, 1), draws(n + 3, d, 2), rotation(d)
-    found = fid(a, b)
-    assert found > 0.1
-    assert fid(b, a) == pytest.approx(found, rel=1e-10)
-    assert fid(a @ turn + 7, b @ turn + 7) == pytest.approx(found, rel=1e-10)
-    assert fid(-3 * a, -3 * b) == pytest.approx(9 * found, rel=1e-10)
-    assert fid(a.flip(0), b) == pytest.approx(found, rel=1e-10)
-
-
-def test_computes_in_double_precision() -> None:
-    """A mean far from 0 would drown the covariance in float32, and whole numbers are features as well."""
-    a = torch.arange(12).reshape(6, 2) % 5 + 10_000
-    expected = fid((a - 10_000).double(), (2 * (a - 10_000)).double())
-    assert fid(a.float(), (2 * a - 10_000).float()) == pytest.approx(expected, rel=1e-9)
-    assert fid(a, 2 * a - 10_000) == pytest.approx(expected, rel=1e-9)
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 6), st.integers(0, 10**6), st.floats(0.1, 10))
+def test_a_distance_that_moves_along(d: int, seed: int, scale: float) -> None:
+    """Symmetric, invariant under a common rotation and shift, quadratic in a common scale, and a metric's square."""
+    (ma, a), (mb, b), (mc, c) = (
+        (m, cov.reshape(d, d)) for m, cov in (moments(draws(d + 3, d, seed + k)) for k in range(3))
+    )
+    turn = torch.linalg.qr(draws(d, d, seed + 9)).Q
+    found = frechet_distance(ma, a, mb, b)
+    assert found == pytest.approx(frechet_distance(mb, b, ma, a), rel=1e-9, abs=1e-9)
+    moved = frechet_distance(ma @ turn + 7, turn.T @ a @ turn, mb @ turn + 7, turn.T @ b @ turn)
+    assert moved == pytest.approx(found, rel=1e-9, abs=1e-9)
+    scaled = frechet_distance(scale * ma, scale**2 * a, scale * mb, scale**2 * b)
+    assert scaled == pytest.approx(scale**2 * found, rel=1e-9, abs=1e-9)
+    around = frechet_distance(ma, a, mc, c) ** 0.5 + frechet_distance(mc, c, mb, b) ** 0.5
+    assert found**0.5 <= around + 1e-6
 
 
 def test_rounding_errors_of_a_covariance_are_taken_as_zero() -> None:
-    mean, covariance = torch.zeros(2), torch.diag(torch.tensor([1.0, -1e-9]))
-    assert frechet_distance(mean, covariance, mean, torch.diag(torch.tensor([4.0, 0.0]))) == pytest.approx(1, abs=1e-8)
+    zero, matrix = torch.zeros(2), torch.diag(torch.tensor([1.0, -1e-9]))
+    assert frechet_distance(zero, matrix, zero, torch.diag(torch.tensor([4.0, 0.0]))) == pytest.approx(1, abs=1e-8)
+    lopsided = torch.tensor([[1.0, 1e-7], [0.0, 1.0]])
+    assert frechet_distance(zero, lopsided, zero, torch.eye(2)) == pytest.approx(0, abs=1e-9)
+
+
+def test_arrays_of_any_layout_and_numbers_of_any_type() -> None:
+    mean, matrix = np.arange(3)[::-1], np.diag([1, 4, 9])[::-1, ::-1]
+    expected = 12 + (3 - 2) ** 2 + (2 - 2) ** 2 + (1 - 2) ** 2
+    assert frechet_distance(mean, matrix, mean + 2, 4 * np.eye(3, dtype=">f4")) == pytest.approx(expected, rel=1e-14)
+    graph = torch.eye(3, requires_grad=True)
+    assert frechet_distance(torch.zeros(3).half(), graph, torch.zeros(3).bfloat16(), 4 * graph) == pytest.approx(3)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_bad_features_are_refused(bad: float) -> None:
-    a, broken = draws(5, 3), draws(5, 3)
-    broken[2, 1] = bad
-    with pytest.raises(ValueError, match="b holds NaN or infinity"):
-        fid(a, broken)
-    with pytest.raises(ValueError, match="a holds NaN or infinity"):
-        fid(broken, a)
-    mean, covariance = moments(a)
-    with pytest.raises(ValueError, match="mean_b holds NaN"):
-        frechet_distance(mean, covariance, mean * bad, covariance)
-    with pytest.raises(ValueError, match="cov_a holds NaN"):
-        frechet_distance(mean, covariance * bad, mean, covariance)
+@pytest.mark.parametrize("place", range(4))
+def test_what_is_not_finite_is_refused(place: int, bad: float) -> None:
+    arguments = [torch.zeros(3), torch.eye(3), torch.zeros(3), torch.eye(3)]
+    arguments[place] = arguments[place] + bad
+    with pytest.raises(ValueError, match=f"^{('mu1', 'cov1', 'mu2', 'cov2')[place]} holds NaN or infinity"):
+        frechet_distance(*arguments)
+
+
+@every_method
+def test_what_is_no_covariance_is_refused(method: str) -> None:
+    mean, eye = torch.zeros(3), torch.eye(3)
+    for matrix, name, problem in (
+        (-eye, "cov", "negative eigenvalue -1|singular"),
+        (torch.diag(torch.tensor([1.0, 1.0, -1e-3])), "cov", "negative eigenvalue -0.001|singular"),
+        (eye + torch.ones(3, 3).triu(1), "cov", "symmetric"),
+    ):
+        with pytest.raises(ValueError, match=rf"{name}1 (is|has).*({problem})"):
+            frechet_distance(mean, matrix, mean, eye, method=method)
+        with pytest.raises(ValueError, match=rf"{name}2 (is|has).*({problem})"):
+            frechet_distance(mean, eye, mean, matrix, method=method)
 
 
 def test_misfits_are_refused() -> None:
-    a = draws(5, 3)
-    mean, covariance = moments(a)
-    with pytest.raises(ValueError, match="the number of rows of b must be an integer >= 2, got 1"):
-        fid(a, a[:1])
-    with pytest.raises(ValueError, match="same features, got 3 and 2"):
-        fid(a, a[:, :2])
-    with pytest.raises(ValueError, match=r"a must be features \(N, D\)"):
-        fid(a[0], a)
+    mean, eye = torch.zeros(3), torch.eye(3)
     with pytest.raises(ValueError, match=r"means must both be \(D,\)"):
-        frechet_distance(mean, covariance, mean[:2], covariance)
-    with pytest.raises(ValueError, match=r"cov_b must be \(3, 3\)"):
-        frechet_distance(mean, covariance, mean, covariance[:2, :2])
-    with pytest.raises(ValueError, match="cov_b is no covariance"):
-        frechet_distance(mean, covariance, mean, -covariance)
-    with pytest.raises(ValueError, match="cov_a is no covariance"):
-        frechet_distance(mean, covariance + torch.ones(3, 3).triu(1), mean, covariance)
+        frechet_distance(mean, eye, mean[:2], eye)
+    with pytest.raises(ValueError, match=r"means must both be \(D,\)"):
+        frechet_distance(mean[None], eye, mean[None], eye)
+    with pytest.raises(ValueError, match=r"cov2 must be \(3, 3\), a covariance, got shape \(2, 3\)"):
+        frechet_distance(mean, eye, mean, eye[:2])
+    with pytest.raises(ValueError, match=r"cov1 must be \(3, 3\), a covariance, got shape \(1, 1\)"):
+        frechet_distance(mean, 1.0, mean, eye)
+    with pytest.raises(ValueError, match="method"):
+        frechet_distance(mean, eye, mean, eye, method="sqrtm")
+    with pytest.raises(ValueError, match='cov2 is singular.*use method="auto"'):
+        frechet_distance(mean, eye, mean, torch.zeros(3, 3), method="cholesky")
+    for bad in (None, "features", np.zeros(3) + 1j, torch.zeros(3) * 1j, [[1], [2, 3]]):
+        with pytest.raises(TypeError, match="mu1 must be an array or a tensor of real numbers"):
+            frechet_distance(bad, eye, mean, eye)

@@ -80,7 +80,7 @@ class Images:
         self.classifier = self._classifier()
         self.real = self.features(self.test)
         some = torch.randperm(len(self.z), generator=generator)[: len(test)]
-        self.floor = metrics.fid(self.real, self.features(self.z[some.to(device)]))
+        self.floor = metrics.fid(self.real, self.features(self.z[some.to(device)]), warn=False)
 
     def noise(self, name: str) -> ebm.Noise:
         """A noise fitted to the training images, once: Gaussian, GMM, or flow, of which draws are cached."""
@@ -151,7 +151,7 @@ class Images:
 
     def frechet(self, z: Tensor) -> float:
         """Fréchet distance of samples from the test images, in the classifier's features."""
-        return metrics.fid(self.real, self.features(z))
+        return metrics.fid(self.real, self.features(z), warn=False)  # every set of samples is as large
 
     def _likelihood(self, model: ebm.TiltedModel, name: str) -> tuple[float, float, np.ndarray]:
         cfg, nothing = self.cfg, np.full(len(self.test), np.nan)
