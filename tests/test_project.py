@@ -38,6 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "bounds": {"checks", "modes", "models", "flatness", "train"},
     "ebm": {"checks", "metrics", "models", "optim", "rng", "samplers", "train"},
     "dg": {"checks", "data", "modes", "rng", "flatness", "optim", "train"},
+    "gan": {"checks"},
     "rlhf": {"checks", "modes", "rng", "stats", "data", "models", "train"},
     "studies": {
         "checks",
