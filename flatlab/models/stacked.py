@@ -249,7 +249,7 @@ _FORMS: dict[type[nn.Module], Callable[[Sequence[nn.Module]], nn.Module]] = {
     nn.Softmax: lambda models: _shifted(models, "dim"),
     FourierFeatures: _stacked_fourier_features,
     Residual: _stacked_residual,
-    **dict.fromkeys(_PER_SAMPLE, lambda models: _PerSample(models[0])),
+    **dict.fromkeys(_PER_SAMPLE, lambda models: _PerSample(copy.deepcopy(models[0]))),
     **dict.fromkeys(_CONVOLUTIONS, _StackedConvolution),
     **dict.fromkeys(_BATCH_NORMS, _StackedBatchNorm),
 }

@@ -7,8 +7,8 @@
     found = sweep(score, {"adam": {"lr": [0.01, 0.03, 0.1]}, "sgd": {"lr": [0.1, 0.3, 1.0]}}, seeds=[0, 1], extend=3)
     found.best["adam"], found.at_edge, found.fresh(range(10, 15))
 
-With `whole=True` a score gets all points at once, so that they can train as one stack: `flatlab.optim.StackedAdam` has a
-learning rate for each network.
+With `whole=True` a score gets all points at once, so that they can train as one stack: `flatlab.optim.StackedAdam` has
+a learning rate for each network.
 
 A method whose best value lies at the end of its grid is not tuned: it may be better beyond, and a comparison with it
 favours the method whose grid happens to fit. `extend` lets such grids grow; `at_edge` names those that remain. The

@@ -48,16 +48,30 @@ def penalised(model: nn.Module, x: Tensor) -> None:
     torch.autograd.grad(slope.square().sum() + out, list(model.parameters()))
 
 
+def critic(size: int, width: int) -> nn.Module:
+    """Images of three channels -> a number."""
+    layers = [nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(width, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * (size // 4) ** 2, 1))
+
+
+def generator(size: int, width: int) -> nn.Module:
+    """48 numbers -> images of three channels."""
+    side = size // 4
+    start = [nn.Linear(48, width * side**2), nn.Unflatten(1, (width, side, side)), nn.ReLU()]
+    layers = [nn.ConvTranspose2d(width, width, 4, 2, 1), nn.ReLU(), nn.ConvTranspose2d(width, 3, 4, 2, 1), nn.Tanh()]
+    return nn.Sequential(*start, *layers)
+
+
 @pytest.mark.benchmark(group="convolutions")
 @pytest.mark.parametrize("count", [3, 8])
 @pytest.mark.parametrize(("size", "width"), [(8, 16), (8, 32), (16, 16), (16, 32), (32, 16)])
-@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
-def test_convolutions_stacked_against_apart(benchmark, stopwatch, kind, size: int, width: int, count: int) -> None:
-    """Images of `size` on the wide side, 64 for each network; two gradients, on one thread."""
-    models = [kind(width, width, 4, 2, 1) for _ in range(count)]
+@pytest.mark.parametrize("make", [critic, generator])
+def test_convolutions_stacked_against_apart(benchmark, stopwatch, make, size: int, width: int, count: int) -> None:
+    """64 images for each network; a gradient, and one of a gradient, on one thread."""
+    models = [make(size, width) for _ in range(count)]
     stacked, threads = stack_models(models), torch.get_num_threads()
-    side = size if kind is nn.Conv2d else size // 2
-    x = torch.randn(count, 64 if stopwatch.measuring else 2, width, side, side)
+    rows = 64 if stopwatch.measuring else 2
+    x = torch.randn(count, rows, *((3, size, size) if make is critic else (48,)))
     torch.set_num_threads(1)
 
     def apart() -> None:
@@ -70,4 +84,4 @@ def test_convolutions_stacked_against_apart(benchmark, stopwatch, kind, size: in
     finally:
         torch.set_num_threads(threads)
     ratio = seconds["stacked"] / seconds["apart"]
-    print(f"\n{kind.__name__}, {size}x{size}, {width} channels, S = {count}: stacked / apart = {ratio:.2f}")
+    print(f"\n{make.__name__} of {size}x{size}, {width} channels, S = {count}: stacked / apart = {ratio:.2f}")

@@ -111,9 +111,10 @@ def networks(name: str, count: int = 3) -> tuple[list[nn.Module], Tensor]:
     g = torch.Generator().manual_seed(0)
     models = [make().double() for _ in range(count)]
     for model in models:
-        for tensor in model.state_dict().values():
+        for key, tensor in model.state_dict().items():
             if tensor.is_floating_point():
-                tensor.data.copy_(0.2 + 0.8 * torch.rand(tensor.shape, generator=g))
+                drawn = torch.randn(tensor.shape, generator=g)
+                tensor.copy_(drawn.abs() + 0.5 if key.endswith("var") else drawn)
     return models, torch.rand(count, BATCH, *shape, generator=g, dtype=torch.double)
 
 
@@ -160,6 +161,8 @@ def test_networks_come_back_as_copies_of_one_of_theirs(name: str) -> None:
         assert list(other.state_dict()) == list(model.state_dict())
         torch.testing.assert_close(other.state_dict(), model.state_dict())
         torch.testing.assert_close(other.train()(x[index]), expected)
+    layers = [{id(layer) for layer in model.modules()} for model in (stacked, *models, *back)]
+    assert sum(map(len, layers)) == len(set().union(*layers))
     for p in stacked.parameters():
         p.data.zero_()
     assert all(p.any() for model in (*models, *back) for p in model.parameters()), "nothing is shared"
@@ -175,6 +178,12 @@ def test_networks_do_not_see_each_other(name: str) -> None:
     assert not torch.equal(before[1], after[1])
     assert stackable(models[0])
     assert [p.requires_grad for p in stacked.parameters()] == [p.requires_grad for p in models[0].parameters()]
+
+
+def test_a_stack_is_in_the_mode_of_its_networks() -> None:
+    for training in (True, False):
+        stacked = stack_models([dcgan().train(training) for _ in range(2)])
+        assert {layer.training for layer in stacked.modules()} == {training}
 
 
 def test_frozen_parameters_stay_frozen() -> None:
