@@ -115,8 +115,6 @@ class StackedAdam(Optimizer):
                 raise ValueError(f"betas[{index}] must lie in [0, 1), got {beta!r}")
         checks.nonnegative("eps", group["eps"])
         checks.nonnegative("weight_decay", group["weight_decay"])
-        if count is not None:
-            checks.at_least("networks", count, 1)
         if isinstance(lr, Tensor) and lr.ndim:
             if lr.ndim > 1 or count not in (None, len(lr)):
                 wanted = "(S,)" if count is None else f"({count},), one rate for each of the networks={count}"
