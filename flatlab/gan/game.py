@@ -93,7 +93,8 @@ def leading_eigenvalues(
         which: "LR", those with the largest real part; or "LM", with the largest modulus.
         scale: (P,) or a number, by which the field is multiplied: rates, or Adam's rates over the root of its second
             moment. None is one.
-        seed: of the vector that the search starts from; the same seed gives the same values.
+        seed: of the vector that the search starts from; the same seed gives the same values but for rounding, which
+            depends on where in memory the vectors lie.
         tol: error allowed, relative to the eigenvalue.
         max_products: Jacobian-vector products to spend, roughly, before giving up.
 
@@ -119,7 +120,7 @@ def leading_eigenvalues(
     def product(vector: Tensor) -> Tensor:
         return factor * torch.func.jvp(field, (point,), (vector,))[1]
 
-    if size <= max(_DENSE, k + 2):
+    if size <= max(_DENSE, k + 3):
         columns = torch.vmap(product)(torch.eye(size, dtype=point.dtype, device=point.device))
         values = torch.linalg.eigvals(columns.T.double().cpu())
     else:
@@ -147,16 +148,17 @@ def _arnoldi(
     size = len(like)
     operator = LinearOperator((size, size), matvec=matvec, dtype="float64")
     start = torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).numpy()
-    # A game's spectrum is crowded near zero: a large basis finds its right end with a third of the products.
-    basis = min(size, max(60, 4 * k))
-    restarts = max(1, max_products // (basis - k))
+    count = k + 1  # one more than asked for, so that no pair is parted at the end
+    # A game's spectrum is crowded near zero: a basis larger than ARPACK's own saves products.
+    basis = min(size, max(60, 4 * count))
+    restarts = max(1, max_products // (basis - count))
     try:
         values = eigs(
-            operator, k, which=which, v0=start, ncv=basis, tol=tol, maxiter=restarts, return_eigenvectors=False
+            operator, count, which=which, v0=start, ncv=basis, tol=tol, maxiter=restarts, return_eigenvectors=False
         )
     except ArpackNoConvergence as error:
         raise RuntimeError(
-            f"found {len(error.eigenvalues)} of {k} eigenvalues with about {restarts * (basis - k)} products; "
+            f"found {len(error.eigenvalues)} of {count} eigenvalues in {restarts} restarts of {basis} vectors; "
             "raise max_products, or ask for fewer"
         ) from error
     return torch.from_numpy(values)

@@ -29,12 +29,18 @@ Gradient = Callable[[Tensor], Tensor]
 
 
 def friction(lr: float, beta1: float, v: float = 1.0) -> float:
-    """gamma = sqrt((1 - beta1) / (lr / sqrt(v))) of the ball that Adam with second moment v > 0 follows."""
+    """gamma = sqrt((1 - beta1) / (lr / sqrt(v))) of the ball that Adam follows.
+
+    Args:
+        lr: Adam's rate > 0.
+        beta1: its memory, in [0, 1).
+        v: its second moment > 0; 1 for plain momentum.
+    """
     return math.sqrt((1 - _memory(beta1)) / _effective(lr, v))
 
 
 def time_step(lr: float, beta1: float, v: float = 1.0) -> float:
-    """The ball's time sqrt((1 - beta1) lr / sqrt(v)) that passes in an iteration of Adam."""
+    """The ball's time sqrt((1 - beta1) lr / sqrt(v)) in an iteration of Adam; the arguments are those of `friction`."""
     return math.sqrt((1 - _memory(beta1)) * _effective(lr, v))
 
 

@@ -82,6 +82,10 @@ def saddle_deviation(lr_x: float, lr_y: float, sigma: float = 1.0) -> tuple[floa
 
     There x shrinks by 1 - 200 lr_x and y by 1 - 2 lr_y at each step. Infinite where that is no contraction: from
     lr_x = 0.01 on, a bound that has nothing to do with the ratio of the rates.
+
+    Args:
+        lr_x, lr_y: constant rates > 0.
+        sigma: standard deviation of the noise in each partial derivative.
     """
     sd = checks.nonnegative("sigma", sigma)
     pairs = ((checks.positive("lr_x", lr_x), 200.0), (checks.positive("lr_y", lr_y), 2.0))

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import solve_discrete_lyapunov
 from torch import Tensor
@@ -140,6 +140,7 @@ def test_eigenvalues_of_the_game() -> None:
 number = st.integers(-6, 6).map(lambda i: i / 2)
 
 
+@settings(deadline=None)
 @given(number, number, number)
 def test_critical_ratio_is_where_the_eigenvalues_cross(a: float, b: float, c: float) -> None:
     def settles(tau: float) -> bool:
@@ -182,6 +183,13 @@ def test_network_stays_in_a_neighbourhood_that_steps_and_bias_widen() -> None:
     assert falling < 0.08
     off = [float(network_flow(0.01, 0.01, 8000, 0.0, bias=bias)[-1]) for bias in (0.1, 0.5)]
     assert off == pytest.approx([0.06423, 0.31477], abs=1e-4)  # where the biased field is zero
+
+
+@pytest.mark.parametrize(("bias", "x", "p"), [(2.0, (10, 10, 10, 1), 0), (-2.0, (0.1,) * 4, 10)])
+def test_network_keeps_its_bounds(bias: float, x: tuple[float, ...], p: float) -> None:
+    optimum = torch.tensor(OPTIMUM, dtype=torch.float64)
+    wanted = (torch.tensor((*x, p, p, p), dtype=torch.float64) - optimum).norm() / optimum.norm()
+    close(network_flow(10.0, 20.0, 1, 0.0, bias=bias)[1], wanted, 1e-12)
 
 
 def test_settings_share_their_noise_and_runs_do_not() -> None:
