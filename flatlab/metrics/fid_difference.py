@@ -42,7 +42,7 @@ def fid_difference(
     The 95 % interval covered the truth in 92 to 97 % of 400 simulations each at D = 8, 16 and 32 with 300 to 1000 rows
     (true differences from 0 to 4.3, normal and heavy-tailed rows, a and b of equal and of other sizes; once 99 %).
     Where a and b are both almost as the real rows it is too wide (98 to 100 %): there the variance is second order,
-    and the delta method overstates it. With fewer rows than 10 D nothing is known.
+    and the delta method overstates it. With fewer than 9 D rows it was not tried.
 
     Args:
         real: features (N, D).

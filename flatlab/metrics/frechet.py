@@ -5,7 +5,7 @@
 It is the squared Wasserstein distance W_2^2; the value is d^2, as for FID. With A = R^T R and B = S^T S the last trace
 is the sum of the singular values of R S^T, which needs no complex numbers and no regular covariances. Of a regular
 covariance, R is the Cholesky factor; of another, the eigenvectors scaled by the roots of the eigenvalues; of a sample,
-the centred rows or their triangular factor, so that no digits are lost to roots of eigenvalues that are zero but for
+the triangular factor of the centred rows, so that no digits are lost to roots of eigenvalues that are zero but for
 rounding.
 
 Other ways to the trace, to compare with (`method`): the eigenvalues of A^{1/2} B A^{1/2} ("eigh") or of A B ("eigvals",
@@ -58,7 +58,7 @@ def frechet_distance(mu1: Numbers, cov1: Numbers, mu2: Numbers, cov2: Numbers, *
         trace = torch.linalg.eigvals(first @ second).real.clamp(min=0).sqrt().sum()
     else:
         trace = _newton(first @ second)
-    return max(0.0, float((a - b).square().sum() + first.trace() + second.trace() - 2 * trace))
+    return _distance((a - b).square().sum() + first.trace() + second.trace() - 2 * trace)
 
 
 class Moments(NamedTuple):
@@ -71,10 +71,8 @@ class Moments(NamedTuple):
     def of_sample(cls, name: str, rows: Numbers) -> "Moments":
         """The mean and the unbiased covariance of features (N, D), N >= 2; errors name the sample."""
         found = features(name, rows)
-        n, d = found.shape
         mean = found.mean(0)
-        centred = (found - mean) / (n - 1) ** 0.5
-        return cls(mean, torch.linalg.qr(centred, mode="r").R if n > d else centred)
+        return cls(mean, torch.linalg.qr((found - mean) / (len(found) - 1) ** 0.5, mode="r").R)
 
     @classmethod
     def of_covariance(cls, name: str, mean: Tensor, matrix: Tensor) -> "Moments":
@@ -85,7 +83,13 @@ class Moments(NamedTuple):
 def between(a: Moments, b: Moments) -> float:
     """d^2 >= 0 of two normal distributions."""
     spread = a.root.square().sum() + b.root.square().sum() - 2 * torch.linalg.svdvals(a.root @ b.root.T).sum()
-    return max(0.0, float((a.mean - b.mean).square().sum() + spread))
+    return _distance((a.mean - b.mean).square().sum() + spread)
+
+
+def _distance(found: Tensor) -> float:
+    if not found.isfinite():
+        raise ValueError(f"the distance is {float(found)} in double precision: scale the features down")
+    return max(0.0, float(found))
 
 
 def covariance(name: str, matrix: Numbers, d: int | None = None) -> Tensor:
@@ -128,14 +132,12 @@ def _newton(product: Tensor, iterations: int = 100) -> Tensor:
     """
     size = product.norm()
     best = torch.zeros_like(size)
-    if size == 0:
-        return best
     identity = torch.eye(len(product), dtype=product.dtype, device=product.device)
     root, inverse = product / size, identity
     for _ in range(iterations):
         step = (3 * identity - inverse @ root) / 2
         root, inverse = root @ step, step @ inverse
-        if not root.trace() > best:  # written so that NaN ends it too
+        if not root.trace() > best:  # written so that NaN ends it too, such as 0 / 0 of a product that is 0
             break
         best = root.trace()
     return best * size.sqrt()

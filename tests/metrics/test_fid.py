@@ -128,6 +128,12 @@ def test_batches_do_not_matter_even_far_from_zero(cuts: list[int], far: float, d
     torch.testing.assert_close(merged.mean, one.mean, rtol=1e-14, atol=1e-12)
 
 
+def test_no_graph_is_kept() -> None:
+    stats = FIDStats().update(draws(9, 3).requires_grad_())
+    assert not stats.mean.requires_grad
+    assert not stats.cov.requires_grad
+
+
 def test_merging_leaves_the_parts_alone() -> None:
     a, b = FIDStats("net").update(draws(9, 3)), FIDStats().update(draws(7, 3, 1))
     before = [(part.n, part.mean.clone(), part.cov.clone()) for part in (a, b)]
@@ -284,6 +290,8 @@ def test_bad_features_are_refused() -> None:
         fid(a, a[:, :2])
     with pytest.raises(ValueError, match=r"real must be features \(N, D\)"):
         fid(a[0], a)
+    with pytest.raises(ValueError, match=r"with D >= 1, got shape \(5, 0\)"):
+        fid(a[:, :0], a[:, :0])
     with pytest.raises(ValueError, match="a and b must have the same features, got 3 and 2 columns"):
         merge(FIDStats().update(a), FIDStats().update(a[:, :2]))
     with pytest.raises(TypeError, match="real must be an array or a tensor of real numbers, got str"):

@@ -90,9 +90,9 @@ def test_singular_covariances(method: str, n: int, m: int, d: int) -> None:
 
 def test_newton_is_right_for_eigenvalues_far_apart() -> None:
     values = torch.logspace(0, -6, 20, dtype=torch.float64)
-    zero, expected = torch.zeros(20), float((values.sqrt() - values.flip(0).sqrt()).square().sum())
-    a, b = torch.diag(values), torch.diag(values.flip(0))
-    assert frechet_distance(zero, a, zero, b, method="newton") == pytest.approx(expected, rel=1e-12)
+    zero, found = torch.zeros(20), torch.diag(values)
+    expected = float(values.sum())  # of deviations twice as large
+    assert frechet_distance(zero, found, zero, 4 * found, method="newton") == pytest.approx(expected, rel=1e-11)
 
 
 @settings(max_examples=30, deadline=None)
@@ -116,8 +116,17 @@ def test_a_distance_that_moves_along(d: int, seed: int, scale: float) -> None:
 def test_rounding_errors_of_a_covariance_are_taken_as_zero() -> None:
     zero, matrix = torch.zeros(2), torch.diag(torch.tensor([1.0, -1e-9]))
     assert frechet_distance(zero, matrix, zero, torch.diag(torch.tensor([4.0, 0.0]))) == pytest.approx(1, abs=1e-8)
-    lopsided = torch.tensor([[1.0, 1e-7], [0.0, 1.0]])
-    assert frechet_distance(zero, lopsided, zero, torch.eye(2)) == pytest.approx(0, abs=1e-9)
+    lopsided = torch.tensor([[1.0, 0.5 + 4e-6], [0.5, 1.0]], dtype=torch.float64)
+    around, other = (lopsided + lopsided.T) / 2, torch.diag(torch.tensor([3.0, 1.0]))
+    for method in METHODS:
+        found = frechet_distance(zero, lopsided, zero, other, method=method)
+        assert found == pytest.approx(frechet_distance(zero, around, zero, other), rel=1e-12)
+
+
+@every_method
+def test_no_number_is_made_up_where_double_precision_ends(method: str) -> None:
+    with pytest.raises(ValueError, match="the distance is inf in double precision: scale the features down"):
+        frechet_distance([1e200], [1.0], [0.0], [1.0], method=method)
 
 
 def test_arrays_of_any_layout_and_numbers_of_any_type() -> None:
