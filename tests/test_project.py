@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "bounds": {"checks", "modes", "models", "flatness", "train"},
     "ebm": {"checks", "metrics", "models", "optim", "rng", "samplers", "train"},
     "dg": {"checks", "data", "modes", "rng", "flatness", "optim", "train"},
-    "gan": {"checks"},
+    "gan": {"checks", "models", "modes", "optim", "rng", "train"},
     "rlhf": {"checks", "modes", "rng", "stats", "data", "models", "train"},
     "studies": {
         "checks",
@@ -58,6 +58,7 @@ ALLOWED: dict[str, set[str]] = {
         "metrics",
         "rlhf",
         "dg",
+        "gan",
         "modes",
     },
     "plots": {"flatness"},

@@ -16,7 +16,7 @@ from flatlab.metrics.fid_infinity import FIDInfinity, fid_infinity
 from flatlab.metrics.frechet import frechet_distance
 from flatlab.metrics.inception_score import inception_score
 from flatlab.metrics.kid import kid
-from flatlab.metrics.ngrams import ngram_jsd
+from flatlab.metrics.ngrams import ngram_frequencies, ngram_jsd
 
 __all__ = [
     "Extractor",
@@ -34,6 +34,7 @@ __all__ = [
     "inception_v3",
     "kid",
     "merge",
+    "ngram_frequencies",
     "ngram_jsd",
     "weights_hash",
 ]

@@ -8,7 +8,7 @@ hold them against two real ones.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import fsum, log2
 from typing import Any
 
@@ -22,25 +22,49 @@ from flatlab import checks
 Texts = Sequence[str] | Tensor | NDArray
 
 
-def ngram_jsd(real: Texts, fake: Texts, n: int) -> float:
+def ngram_frequencies(texts: Texts, n: int) -> dict[Any, float]:
+    """The relative frequency of each n-gram within texts; counted once, it serves many calls of `ngram_jsd`.
+
+    Args:
+        texts: a list of strings, n-grams of whose characters are counted, or integer codes (N, T).
+        n: length of the n-grams, >= 1.
+
+    Raises:
+        TypeError: neither strings nor integer codes.
+        ValueError: n < 1, other shapes, or no n-gram at all.
+    """
+    checks.at_least("n", n, 1)
+    return _frequencies("texts", _rows("texts", texts), n)
+
+
+def ngram_jsd(real: Texts | Mapping[Any, float], fake: Texts | Mapping[Any, float], n: int) -> float:
     """JSD in [0, 1] of the n-grams within texts; none spans two texts.
 
     Args:
-        real, fake: lists of strings, n-grams of whose characters are counted, or integer codes (N, T).
+        real, fake: lists of strings, n-grams of whose characters are counted, or integer codes (N, T); or the
+            frequencies of their n-grams, of `ngram_frequencies`.
         n: length of the n-grams, >= 1.
 
     Raises:
         TypeError: neither strings nor integer codes, or strings on one side alone.
-        ValueError: n < 1, other shapes, or no n-gram at all.
+        ValueError: n < 1, other shapes, no n-gram at all, or frequencies of n-grams of another length.
     """
     checks.at_least("n", n, 1)
-    first, second = _rows("real", real), _rows("fake", fake)
-    if isinstance(first[0], str) is not isinstance(second[0], str):
+    p, q = (
+        _of_length(name, texts, n) if isinstance(texts, Mapping) else _frequencies(name, _rows(name, texts), n)
+        for name, texts in (("real", real), ("fake", fake))
+    )
+    if isinstance(next(iter(p)), str) is not isinstance(next(iter(q)), str):
         raise TypeError("real and fake must both be strings, or both be codes")
-    p, q = _frequencies("real", first, n), _frequencies("fake", second, n)
     # An exact sum: the order of a set of strings changes from process to process, and must not show.
     found = fsum(_part(p.get(gram, 0.0), q.get(gram, 0.0)) for gram in p.keys() | q.keys())
     return min(1.0, max(0.0, found))
+
+
+def _of_length(name: str, frequencies: Mapping[Any, float], n: int) -> Mapping[Any, float]:
+    if not frequencies or len(next(iter(frequencies))) != n:
+        raise ValueError(f"{name} must hold frequencies of {n}-grams, as ngram_frequencies(texts, {n}) counts them")
+    return frequencies
 
 
 def _part(p: float, q: float) -> float:

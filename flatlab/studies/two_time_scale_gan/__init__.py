@@ -1,0 +1,1 @@
+"""Settings, claims and experiments of 07_two_time_scale_gan."""
