@@ -15,6 +15,7 @@ STUDIES = (
     "certified_bounds",
     "critical_momenta",
     "domain_generalization",
+    "two_time_scale_gan",
 )
 
 

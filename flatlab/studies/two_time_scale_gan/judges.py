@@ -32,11 +32,13 @@ class Judge:
             images: data to train on.
             seed: of weights and batches.
         """
-        options = {"hidden": cfg.judge_hidden}
-        self.model = models.build("small_cnn", images.shape, images.classes, seed=seed, options=options)
+        options = dict(cfg.judge_options)
+        self.model = models.build(cfg.judge_model, images.shape, images.classes, seed=seed, options=options)
         self.model.to(images.device)
         train.fit(self.model, images.train, train.cross_entropy, cfg.judge_recipe, seeds=seed)
         self.features = metrics.classifier_features(self.model.eval(), batch_size=1000)
+        if cfg.inception:
+            self.features = metrics.inception_v3(weights=cfg.inception)
         self.real = self.statistics(images.train.x)
         self.scale = float(self.real.cov.trace())
         self.floor = metrics.fid(self.real, self.features(images.test.x), warn=False)
