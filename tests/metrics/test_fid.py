@@ -249,6 +249,14 @@ def test_damaged_and_foreign_files_are_refused_by_name(tmp_path: Path) -> None:
     with path.open("wb") as file:
         np.save(file, eye)
     refused()
+    np.savez_compressed(path, mu=np.zeros(3), sigma=np.random.default_rng(0).normal(size=(3, 3)))
+    packed = path.read_bytes()
+    start = 30 + len("mu.npy") + int.from_bytes(packed[28:30], "little")  # of the first array's compressed bytes
+    path.write_bytes(packed[:start] + b"\xff" + packed[start + 1 :])
+    refused("decompressing")
+    path.unlink()
+    path.mkdir()
+    refused("directory")
     with pytest.raises(FileNotFoundError):
         FIDStats.load(tmp_path / "missing.npz")
 
