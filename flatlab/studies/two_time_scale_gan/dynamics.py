@@ -1,5 +1,6 @@
 """The toys: what the theorem needs, what the paper's own toy shows, and Adam as a ball with friction."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -62,8 +63,10 @@ def settles(cfg: TwoTimeScaleGAN) -> pd.DataFrame:
     a, c = 0.2 + 1.8 * a, 0.2 + 1.8 * c
     b = (a * c).sqrt() * (1.2 + 2 * over)
     critical = [gan.critical_ratio(*game) for game in torch.stack([a, b, c], 1).tolist()]
-    lr_d = 1e-3 * relative * torch.tensor(critical, dtype=torch.float64)
-    first, last = gan.quadratic_game(a, b, c, 1e-3, lr_d, 20_000, 0.0, record=[0, 20_000]).norm(dim=-1).unbind(-1)
+    lr_g = 1e-3 / a  # time in units of 1 / a, in which a slow game is not slow
+    lr_d = relative * torch.tensor(critical, dtype=torch.float64) * lr_g
+    path = gan.quadratic_game(a, b, c, lr_g, lr_d, 20_000, 0.0, record=range(0, 20_001, 100)).norm(dim=-1)
+    first, last = path[:, :50].amax(1), path[:, -50:].amax(1)  # a distance swings: compare its largest values
     return pd.DataFrame({"ratio": relative, "settled": last < first, "foretold": relative > 1})
 
 
@@ -98,7 +101,9 @@ def flow_table(cfg: TwoTimeScaleGAN) -> pd.DataFrame:
     looks = list(range(n - n // 10, n + 1, 10))
     ways = {
         "one, falling": (0.0, (0.7, 0.7, 100.0)),
+        "one, falling faster": (0.0, (1.0, 1.0, 100.0)),
         "two, falling": (0.0, (1.0, 0.7, 100.0)),
+        "two, reversed": (0.0, (0.7, 1.0, 100.0)),
         "one, bias .1": (0.1, (0.7, 0.7, 100.0)),
         "one, bias .5": (0.5, (0.7, 0.7, 100.0)),
     }
@@ -137,15 +142,16 @@ def slopes(errors: pd.DataFrame) -> np.ndarray:
 
 
 def overshoots(cfg: TwoTimeScaleGAN) -> np.ndarray:
-    """On quadratics with random beta1, rates a tenth below and above the threshold: whether each did as foretold."""
+    """Random quadratics and beta1, with rates a tenth below and above the threshold: whether each did as foretold."""
     generator = _generator(cfg)
-    beta = torch.empty(cfg.games, dtype=torch.float64).uniform_(0.3, 0.95, generator=generator)
+    beta = torch.empty(cfg.games, dtype=torch.float64).uniform_(0.3, 0.95, generator=generator).tolist()
+    curvature = torch.randn(cfg.games, generator=generator, dtype=torch.float64).exp().tolist()
     found = []
-    for b in beta.tolist():
-        rate = torch.tensor([0.9, 1.1], dtype=torch.float64) * gan.overshoot_threshold(b)
+    for b, k in zip(beta, curvature, strict=True):
+        rate = torch.tensor([0.9, 1.1], dtype=torch.float64) * gan.overshoot_threshold(b) / k
         path = gan.adam_path(
-            lambda x: x, torch.ones(2, dtype=torch.float64), lr=rate, betas=(b, 1.0), n=600, v=1.0, eps=0.0,
-            bias_correction=False,
+            functools.partial(torch.mul, torch.tensor(k)), torch.ones(2, dtype=torch.float64), lr=rate, betas=(b, 1.0),
+            n=600, v=1.0, eps=0.0, bias_correction=False,
         )  # fmt: skip
         below, above = (path.amin(0) < 0).tolist()
         found.append(above and not below)
@@ -180,11 +186,11 @@ def correction_gaps(cfg: TwoTimeScaleGAN, beta1: float = 0.99) -> pd.DataFrame:
             generator=_generator(cfg),
         )
         gaps = (path.mean(-1) - ball).abs().amax(0)
-        rows += [{"corrected": corrected, "group": i, "gap": float(gap)} for i, gap in enumerate(gaps)]
+        rows += [{"corrected": corrected, "start": i, "gap": float(gap)} for i, gap in enumerate(gaps)]
     return pd.DataFrame(rows)
 
 
-def passes(cfg: TwoTimeScaleGAN, betas: Sequence[float], rates: Sequence[float], noise: float = 0.0) -> pd.DataFrame:
+def passes(cfg: TwoTimeScaleGAN, betas: Sequence[float], rates: Sequence[float], noise: float = 0.3) -> pd.DataFrame:
     """Whether Adam rolls over the dip from each start left of it; one row a beta1, rate and start.
 
     Args:
@@ -194,7 +200,7 @@ def passes(cfg: TwoTimeScaleGAN, betas: Sequence[float], rates: Sequence[float],
         noise: in the gradient.
     """
     well, generator = gan.dip(), _generator(cfg)
-    start = -3 + 0.2 * (torch.rand(cfg.starts, generator=generator, dtype=torch.float64) - 0.5)
+    start = -4 + 3 * torch.rand(cfg.starts, generator=generator, dtype=torch.float64)
     rows = []
     for beta1 in betas:
         for lr in rates:

@@ -1,5 +1,6 @@
 """Who judges images: classifiers trained on the data set, whose last hidden features FID is taken in."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -54,9 +55,9 @@ class Judge:
         return metrics.fid(self.real, self.features(images), warn=False)
 
     def score(self, samples: Tensor) -> Mapping[str, float]:
-        """FID, and FID over tr C, of samples (N, C, H, W) in [-1, 1], rounded to uint8 first."""
+        """FID, FID over tr C, and its log10, of samples (N, C, H, W) in [-1, 1], rounded to uint8 first."""
         found = self.fid(gan.to_uint8(samples))
-        return {"fid": found, "relative": found / self.scale}
+        return {"fid": found, "relative": found / self.scale, "log": math.log10(max(found / self.scale, 1e-9))}
 
     def inception(self, images: Tensor) -> float:
         """Inception score of images (N, C, H, W), uint8, by the classifier's own probabilities."""

@@ -95,7 +95,7 @@ class TwoTimeScaleGAN:
         other: (image set, split) that contaminates; None for smooth textures.
         bias_sizes, bias_draws: of samples for the bias of FID, and how many draws of each.
         coverage: simulated pairs of generators for the interval of `fid_difference`.
-        grid: the grid of rates; `fresh`: pairs, beside the chosen ones, that the reported seeds train as well.
+        grid: the grid of rates.
         conv, conv_seeds: a second grid, with convolutional players, and how many of the seeds; None for none.
         wgan, text: arms of WGAN-GP on images and on texts.
         text_set, length: text, and characters of a window; `grams`: sizes of n-grams, the last of which is judged.
@@ -128,16 +128,14 @@ class TwoTimeScaleGAN:
     other: tuple[str, str] | None = None
     bias_sizes: tuple[int, ...] = (75, 150, 300, 600)
     bias_draws: int = 100
-    coverage: int = 200
+    coverage: int = 400
     grid: Plan = field(
         default_factory=lambda: Plan("mlp", crossed(2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2), (125, 250, 500, 1000, 1500))
     )
     conv: Plan | None = field(
-        default_factory=lambda: Plan(
-            "dcgan", ((1e-3, 1e-3), (3e-3, 3e-3), (1e-3, 3e-4), (3e-3, 1e-3)), (175, 350, 700), z_dim=16, width=16
-        )
+        default_factory=lambda: Plan("dcgan", crossed(1e-3, 3e-3), (175, 350, 700), z_dim=16, width=16)
     )
-    conv_seeds: int = 3
+    conv_seeds: int = 5
     wgan: Arms = field(
         default_factory=lambda: Arms(
             Plan("mlp", (), (), options=WGAN_GP),

@@ -39,7 +39,7 @@ def trained_game(plan: Plan, images: Images, pair: Pair, seed: int) -> tuple[gan
             second = state["exp_avg_sq"] / (1 - found.betas[1] ** float(state["step"]))
             roots.append(second.sqrt().flatten().double() + 1e-8)
     batch = images.signed[torch.randint(len(images.signed), (512,), generator=pick)].double()
-    z = torch.randn(512, plan.z_dim, generator=pick, dtype=torch.float64)
+    z = torch.randn(512, plan.z_dim, generator=pick, dtype=torch.float64).to(images.device)
     loss = gan.LOSSES[found.loss]
     game = gan.Game(
         found.D.double(),

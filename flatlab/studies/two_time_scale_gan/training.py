@@ -18,7 +18,7 @@ from flatlab.studies.two_time_scale_gan.settings import Arm, Arms, Pair, Plan, T
 Score = Callable[[Tensor], Mapping[str, float]]
 SYMBOLS = " " + string.ascii_lowercase
 WORST = 1.0
-"""What a run that diverged counts as: log10 of a FID ten times the variance of the features."""
+"""What a run that diverged counts as: log10 of a FID ten times the variance of the features, or a JSD of 1."""
 
 
 class Images:
@@ -128,7 +128,7 @@ class Contest:
         Args:
             plan: players, pairs, looks.
             images: to learn.
-            score: of samples in [-1, 1], with "fid" and "relative".
+            score: of samples in [-1, 1]: its "log" chooses and is compared.
             select_seeds: of the runs that choose; `seeds`: of the others.
             seeds: of the fresh runs.
         """
@@ -137,30 +137,39 @@ class Contest:
             batch_size=plan.batch_size, samples=plan.samples, options=plan.options,
         )  # fmt: skip
         rows = run(plan.pairs, seeds=select_seeds).rows
-        best = {arm: pair for arm, (pair, _) in gan.best_pairs(rows, "fid", seeds=select_seeds).items()}
+        best = {arm: pair for arm, (pair, _) in gan.best_pairs(rows, "log", seeds=select_seeds).items()}
         found = run(list(dict.fromkeys(best.values())), seeds=seeds)
         self.selection, tested = pd.DataFrame(rows), pd.DataFrame(found.rows)
         pairs = pd.MultiIndex.from_frame(tested[["lr_d", "lr_g"]])
         self.fresh = pd.concat([tested[pairs == pair].assign(arm=arm) for arm, pair in best.items()])
-        self.chosen = gan.select_then_test(rows + found.rows, "fid", select_seeds=select_seeds, test_seeds=seeds)
+        self.chosen = gan.select_then_test(rows + found.rows, "log", select_seeds=select_seeds, test_seeds=seeds)
         self.sheets = {arm: found.sheets[*pair, seeds[0]] for arm, pair in best.items()}
 
     def logs(self, arm: str, look: int | None = -1) -> np.ndarray:
-        """log10 of FID over tr C, one number a fresh seed, NaN for a run that diverged.
+        """log10 of FID over tr C, one number a fresh seed, `WORST` at most and for a run that diverged.
 
         Args:
             arm: which.
-            look: its number; None for the best look of each run.
+            look: its number; None for the best look of each run, as the paper has it, also of one that diverged later.
         """
-        table = self.fresh[self.fresh["arm"] == arm].pivot(index="seed", columns="update", values="relative")
+        table = self.fresh[self.fresh["arm"] == arm].pivot(index="seed", columns="update", values="log")
         values = table.min(axis=1) if look is None else table.iloc[:, look]
-        return np.log10(values.to_numpy(dtype=float))
+        return filled(values.to_numpy(dtype=float))
+
+    def summary(self) -> pd.DataFrame:
+        """Arm by arm: its rates, and FID over tr C where it was chosen, on fresh seeds (geometric means), at best."""
+        rows = {
+            arm: {"lr_d": chosen.lr_d, "lr_g": chosen.lr_g, "choosing seeds": 10**chosen.selected}
+            | {"fresh seeds": 10 ** self.logs(arm).mean(), "best fresh run": 10 ** self.logs(arm).min()}
+            for arm, chosen in self.chosen.items()
+        }
+        return pd.DataFrame(rows).T
 
     def less(self, a: str, b: str, look: int | None = -1) -> stats.Estimate | None:
         """log10 FID of one arm less that of another, paired over fresh seeds; None where an arm has no pairs."""
         if a not in self.chosen or b not in self.chosen:
             return None
-        return stats.paired_difference(self.logs(a, look), self.logs(b, look), worst=WORST)
+        return stats.paired_difference(self.logs(a, look), self.logs(b, look))
 
 
 def arms(found: Arms, real: Tensor, score: Score, seeds: Sequence[int]) -> tuple[pd.DataFrame, dict[str, Tensor]]:
@@ -206,6 +215,11 @@ def arm_grid(
     )  # fmt: skip
     giga = dict(zip(looks, found.giga, strict=True))
     return replace(made, rows=[row | {"giga": giga[row["update"]]} for row in made.rows])
+
+
+def filled(values: np.ndarray) -> np.ndarray:
+    """`WORST` for runs that diverged, and for whatever is worse."""
+    return np.minimum(np.nan_to_num(values, nan=WORST), WORST)
 
 
 def by_seed(rows: pd.DataFrame, column: str, **where: Any) -> np.ndarray:
