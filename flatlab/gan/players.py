@@ -9,6 +9,8 @@ critic's first, leaky ReLU of slope 0.2 in the critic, weights from N(0, 0.02^2)
 is normal. From 8 pixels on, the side is halved until it is 2, or 4 for images of 64 pixels.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -25,21 +27,23 @@ class MLPGenerator(nn.Sequential):
         channels: of an image.
         z_dim: numbers in z.
         width: of the hidden layers.
+
+    Raises:
+        ValueError: a number below 1.
     """
 
     def __init__(self, image_size: int, channels: int = 1, z_dim: int = 16, width: int = 64) -> None:
-        shape = (checks.at_least("channels", channels, 1), checks.at_least("image_size", image_size, 1), image_size)
-        self_z, hidden = checks.at_least("z_dim", z_dim, 1), checks.at_least("width", width, 1)
+        pixels = checks.at_least("channels", channels, 1) * checks.at_least("image_size", image_size, 1) ** 2
         super().__init__(
-            nn.Linear(self_z, hidden),
+            nn.Linear(checks.at_least("z_dim", z_dim, 1), checks.at_least("width", width, 1)),
             nn.ReLU(),
-            nn.Linear(hidden, hidden),
+            nn.Linear(width, width),
             nn.ReLU(),
-            nn.Linear(hidden, channels * image_size**2),
+            nn.Linear(width, pixels),
             nn.Tanh(),
-            nn.Unflatten(1, shape),
+            nn.Unflatten(1, (channels, image_size, image_size)),
         )
-        self.z_dim = self_z
+        self.z_dim = z_dim
 
 
 class MLPDiscriminator(nn.Sequential):
@@ -49,18 +53,20 @@ class MLPDiscriminator(nn.Sequential):
         image_size: pixels a side.
         channels: of an image.
         width: of the hidden layers.
+
+    Raises:
+        ValueError: a number below 1.
     """
 
     def __init__(self, image_size: int, channels: int = 1, width: int = 64) -> None:
         pixels = checks.at_least("channels", channels, 1) * checks.at_least("image_size", image_size, 1) ** 2
-        hidden = checks.at_least("width", width, 1)
         super().__init__(
             nn.Flatten(),
-            nn.Linear(pixels, hidden),
+            nn.Linear(pixels, checks.at_least("width", width, 1)),
             nn.LeakyReLU(SLOPE),
-            nn.Linear(hidden, hidden),
+            nn.Linear(width, width),
             nn.LeakyReLU(SLOPE),
-            nn.Linear(hidden, 1),
+            nn.Linear(width, 1),
         )
 
 
@@ -68,26 +74,28 @@ class DCGANGenerator(nn.Sequential):
     """A linear layer to the smallest side, then transposed convolutions that double it; widths fall to `width`.
 
     Args:
-        image_size: 8, 16, 32 or 64.
+        image_size: pixels a side: 8, 16, 32 or 64.
         channels: of an image.
         z_dim: numbers in z.
         width: channels before the last layer; the paper's networks have 64.
+
+    Raises:
+        ValueError: another size, or a number below 1.
     """
 
     def __init__(self, image_size: int, channels: int = 1, z_dim: int = 100, width: int = 64) -> None:
         start, widths = _pyramid(image_size, width)
-        checks.at_least("channels", channels, 1)
-        top = widths[-1]
-        layers: list[nn.Module] = [
-            nn.Linear(checks.at_least("z_dim", z_dim, 1), top * start**2),
-            nn.Unflatten(1, (top, start, start)),
-            nn.BatchNorm2d(top),
-            nn.ReLU(),
-        ]
-        for before, after in zip(reversed(widths), [*reversed(widths[:-1]), channels], strict=True):
+        outwards = [*reversed(widths), checks.at_least("channels", channels, 1)]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(outwards):
+            layers += [nn.BatchNorm2d(before), nn.ReLU()]
             layers.append(nn.ConvTranspose2d(before, after, 5, 2, padding=2, output_padding=1))
-            layers += [nn.BatchNorm2d(after), nn.ReLU()] if len(layers) < 3 * len(widths) + 2 else [nn.Tanh()]
-        super().__init__(*layers)
+        super().__init__(
+            nn.Linear(checks.at_least("z_dim", z_dim, 1), widths[-1] * start**2),
+            nn.Unflatten(1, (widths[-1], start, start)),
+            *layers,
+            nn.Tanh(),
+        )
         self.z_dim = z_dim
         self.apply(_small_weights)
 
@@ -96,19 +104,21 @@ class DCGANDiscriminator(nn.Sequential):
     """Convolutions that halve the side while the widths double, then a linear layer.
 
     Args:
-        image_size: 8, 16, 32 or 64.
+        image_size: pixels a side: 8, 16, 32 or 64.
         channels: of an image.
         width: channels after the first layer; the paper's networks have 64.
         norm: with batch normalisation, which penalties on slopes do not allow.
+
+    Raises:
+        ValueError: another size, or a number below 1.
     """
 
     def __init__(self, image_size: int, channels: int = 1, width: int = 64, *, norm: bool = True) -> None:
         start, widths = _pyramid(image_size, width)
         layers: list[nn.Module] = []
-        for before, after in zip([checks.at_least("channels", channels, 1), *widths], widths, strict=False):
-            layers.append(nn.Conv2d(before, after, 5, 2, padding=2))
-            layers += [nn.BatchNorm2d(after)] if norm and len(layers) > 1 else []
-            layers.append(nn.LeakyReLU(SLOPE))
+        for before, after in pairwise([checks.at_least("channels", channels, 1), *widths]):
+            batch_norm = [nn.BatchNorm2d(after)] if norm and layers else []
+            layers += [nn.Conv2d(before, after, 5, 2, padding=2), *batch_norm, nn.LeakyReLU(SLOPE)]
         super().__init__(*layers, nn.Flatten(), nn.Linear(widths[-1] * start**2, 1))
         self.apply(_small_weights)
 
@@ -118,13 +128,14 @@ def _pyramid(image_size: int, width: int) -> tuple[int, list[int]]:
     if image_size not in (8, 16, 32, 64):
         raise ValueError(f"image_size must be 8, 16, 32 or 64, got {image_size!r}: resize the images")
     start = 4 if image_size == 64 else 2
-    doublings = (image_size // start).bit_length() - 1
-    return start, [checks.at_least("width", width, 1) * 2**k for k in range(doublings)]
+    halvings = (image_size // start).bit_length() - 1
+    return start, [checks.at_least("width", width, 1) * 2**k for k in range(halvings)]
 
 
 @torch.no_grad()
 def _small_weights(layer: nn.Module) -> None:
+    """Initial weights of the paper; biases are 0."""
     if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
         layer.weight.normal_(0, 0.02)
-        if layer.bias is not None:
-            layer.bias.zero_()
+        assert layer.bias is not None
+        layer.bias.zero_()

@@ -1,7 +1,12 @@
 """The residual generator and critic of WGAN-GP for images (Gulrajani et al. 2017).
 
-The critic has layer normalisation: batch normalisation would mix samples, and its penalty is on the slope at each. The
-paper of the two time scales uses 128 channels in every block, z of 128 numbers, and Adam with betas (0, 0.9).
+    up      x -> conv1(2x) + conv3(relu(BN(conv3(2x of relu(BN(x))))))
+    down    x -> conv1(mean of 2x2 of x) + mean of 2x2 of conv3(relu(LN(conv3(relu(LN(x))))))
+
+The blocks are those of the authors' code for images of 64 pixels, all of one width; their networks for CIFAR-10 have
+128 channels, z of 128 numbers, and Adam with betas (0, 0.9). The critic has layer normalisation (LN), over the channels
+and pixels of a sample with a scale for each channel: batch normalisation (BN) would mix samples, and its penalty is on
+the slope at each.
 """
 
 import torch.nn.functional as F
@@ -11,13 +16,16 @@ from flatlab import checks
 
 
 class ResNetGenerator(nn.Sequential):
-    """A linear layer to 4x4, then residual blocks with batch normalisation, each of which doubles the side.
+    """z (N, z_dim) -> images (N, C, H, W): a linear layer to 4x4, then residual blocks, each of which doubles the side.
 
     Args:
-        image_size: 8, 16, 32 or 64.
+        image_size: pixels a side: 8, 16, 32 or 64.
         channels: of an image.
         z_dim: numbers in z.
         width: channels of every block.
+
+    Raises:
+        ValueError: another size, or a number below 1.
     """
 
     def __init__(self, image_size: int, channels: int = 3, z_dim: int = 128, width: int = 128) -> None:
@@ -36,12 +44,15 @@ class ResNetGenerator(nn.Sequential):
 
 
 class ResNetDiscriminator(nn.Sequential):
-    """Residual blocks with layer normalisation that halve the side down to 4x4, then a linear layer.
+    """Images (N, C, H, W) -> (N, 1): residual blocks that halve the side down to 4x4, then a linear layer.
 
     Args:
-        image_size: 8, 16, 32 or 64.
+        image_size: pixels a side: 8, 16, 32 or 64.
         channels: of an image.
         width: channels of every block.
+
+    Raises:
+        ValueError: another size, or a number below 1.
     """
 
     def __init__(self, image_size: int, channels: int = 3, width: int = 128) -> None:
@@ -49,7 +60,7 @@ class ResNetDiscriminator(nn.Sequential):
         checks.at_least("width", width, 1)
         super().__init__(
             nn.Conv2d(checks.at_least("channels", channels, 1), width, 3, padding=1),
-            *[_Down(width, image_size // 2**k) for k in range(doublings)],
+            *[_Down(width) for _ in range(doublings)],
             nn.ReLU(),
             nn.Flatten(),
             nn.Linear(width * 16, 1),
@@ -79,13 +90,13 @@ class _Up(nn.Module):
 class _Down(nn.Module):
     """Halves the side: 3x3 convolutions, then means of 2x2 pixels; the shortcut is a 1x1 convolution."""
 
-    def __init__(self, width: int, side: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.inner = nn.Sequential(
-            nn.LayerNorm([width, side, side]),
+            nn.GroupNorm(1, width),  # one group: layer normalisation
             nn.ReLU(),
             nn.Conv2d(width, width, 3, padding=1, bias=False),
-            nn.LayerNorm([width, side, side]),
+            nn.GroupNorm(1, width),
             nn.ReLU(),
             nn.Conv2d(width, width, 3, padding=1),
         )

@@ -2,7 +2,8 @@
 
 A text is (N, symbols, length): one distribution over the symbols at each place. A generator ends with a softmax; real
 text comes as ones and zeros (`one_hot`). A block of the convolutional players adds 0.3 of two convolutions over 5
-places; the paper has 5 blocks of 512 channels for 32 characters.
+places; the paper has 5 blocks of 512 channels for 32 characters. All are chains of layers and can be stacked, and all
+raise ValueError for a number below 1, or fewer than two symbols.
 """
 
 import torch.nn.functional as F
@@ -69,14 +70,14 @@ class MLPTextGenerator(nn.Sequential):
     """
 
     def __init__(self, length: int, symbols: int, z_dim: int = 32, width: int = 128) -> None:
-        places, letters = checks.at_least("length", length, 1), checks.at_least("symbols", symbols, 2)
+        numbers = checks.at_least("symbols", symbols, 2) * checks.at_least("length", length, 1)
         super().__init__(
             nn.Linear(checks.at_least("z_dim", z_dim, 1), checks.at_least("width", width, 1)),
             nn.ReLU(),
             nn.Linear(width, width),
             nn.ReLU(),
-            nn.Linear(width, letters * places),
-            nn.Unflatten(1, (letters, places)),
+            nn.Linear(width, numbers),
+            nn.Unflatten(1, (symbols, length)),
             nn.Softmax(dim=-2),
         )
         self.z_dim = z_dim
@@ -107,14 +108,19 @@ def one_hot(codes: Tensor, symbols: int) -> Tensor:
     """Codes (N, length) of symbols as texts (N, symbols, length), float32.
 
     Raises:
-        ValueError: a code outside 0..symbols-1.
+        TypeError: codes that are no integers.
+        ValueError: other shapes, no codes, or a code outside 0..symbols-1.
     """
-    low, high = codes.aminmax()
-    if int(low) < 0 or int(high) >= symbols:
-        raise ValueError(f"codes must lie in 0..{symbols - 1}, got {int(low)}..{int(high)}")
+    if codes.is_floating_point():
+        raise TypeError(f"codes must be integers, got {codes.dtype}; convert with codes.long()")
+    if codes.ndim != 2 or codes.numel() == 0:
+        raise ValueError(f"codes must be (N, length), and some, got shape {tuple(codes.shape)}")
+    low, high = (int(end) for end in codes.aminmax())
+    if low < 0 or high >= symbols:
+        raise ValueError(f"codes must lie in 0..{symbols - 1}, got {low}..{high}; raise symbols")
     return F.one_hot(codes.long(), symbols).transpose(1, 2).float()
 
 
 def _text_block(width: int) -> nn.Module:
-    convolutions = [nn.Conv1d(width, width, 5, padding=2) for _ in range(2)]
-    return Residual(nn.Sequential(nn.ReLU(), convolutions[0], nn.ReLU(), convolutions[1]), scale=0.3)
+    first, second = (nn.Conv1d(width, width, 5, padding=2) for _ in range(2))
+    return Residual(nn.ReLU(), first, nn.ReLU(), second, scale=0.3)
