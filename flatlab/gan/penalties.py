@@ -10,6 +10,8 @@ differentiable once more, with respect to the critic's weights.
 import torch
 from torch import Tensor, nn
 
+from flatlab import checks
+
 _SMALL = 1e-12  # added to squared slopes under the root, which has no derivative at 0
 
 
@@ -17,13 +19,14 @@ def gradient_penalty(D: nn.Module, real: Tensor, fake: Tensor, *, generator: tor
     """The mean over samples of (slope - 1)^2 between pairs of an image and a generated one, a scalar with a graph.
 
     Args:
-        D: the critic, (N, ...) -> (N,) or (N, 1).
-        real, fake: (N, ...) of one shape.
-        generator: of the place between the two, one number a sample.
+        D: the critic, (N, ...) -> (N,) or (N, 1), without batch normalisation.
+        real, fake: (N, ...) of one shape, and some.
+        generator: of the place between the two, one number a sample; on the device of `real`.
 
     Raises:
-        ValueError: other shapes.
+        ValueError: shapes that differ, or no samples.
     """
+    checks.at_least("len(real)", len(real), 1)
     e = torch.rand(len(real), generator=generator, device=real.device, dtype=real.dtype)
     return one_centred(D, between(real, fake, e)).mean()
 

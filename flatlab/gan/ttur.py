@@ -17,7 +17,8 @@ and of S numbers. Each then moves as it would alone.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -43,8 +44,9 @@ class TTUR:
         G, D: the players in training; of S pairs, S networks stacked in one module.
         ema: the running average of G's weights, or None.
         updates: calls of `step` so far.
-        diverged: pair, by its place -> the update at which one of its losses was not finite. Its weights are NaN from
-            then on; the others train on.
+        diverged: pair, by its place -> the update at which one of its losses was not finite. Of several pairs, its
+            weights are NaN from then on, and the others train on. On a GPU this is known up to 20 updates later; see
+            `check`.
     """
 
     def __init__(
@@ -63,10 +65,11 @@ class TTUR:
         ema: float | None = None,
         seed: int | Sequence[int] = 0,
     ) -> None:
-        """Copy the players if they are to be stacked, and make their optimizers.
+        """Stack the players if there are several pairs, and make their optimizers.
 
         Args:
-            G: the generator, (N, z_dim) -> (N, ...), which knows its `z_dim`; or S of them.
+            G: the generator, (N, z_dim) -> (N, ...), which knows its `z_dim`; or S of them. One is trained in place,
+                several are copied.
             D: the critic, (N, ...) -> (N,) or (N, 1); or S of them.
             lr_g, lr_d: learning rates, each one number or S.
             betas: of Adam, for both; WGAN-GP for images uses (0, 0.9).
@@ -85,8 +88,11 @@ class TTUR:
         self.count = len(generators)
         if not generators or len(critics) != self.count:
             raise ValueError(f"need as many critics as generators, at least one, got {len(critics)} and {self.count}")
-        self.z_dim = checks.at_least("G.z_dim", getattr(generators[0], "z_dim", 0), 1)
-        self.betas = _betas(betas)
+        if not isinstance(z_dim := getattr(generators[0], "z_dim", None), int):
+            raise ValueError("G has no z_dim, the number of numbers that it takes: set it, such as G.z_dim = 16")
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas must be two numbers in [0, 1), got {betas}; (0.5, 0.999) is usual")
+        self.z_dim, self.betas = checks.at_least("G.z_dim", z_dim, 1), betas
         self.n_critic, self.loss = checks.at_least("n_critic", n_critic, 1), checks.one_of("loss", loss, LOSSES)
         self.gp = checks.nonnegative("gp", gp) if loss == "wgan-gp" else 0.0
         self.r1, self.r2 = checks.nonnegative("r1", r1), checks.nonnegative("r2", r2)
@@ -102,7 +108,7 @@ class TTUR:
         self.generator = self._stepper(self.G, "lr_g", lr_g)
         seeds = [seed] * self.count if isinstance(seed, int) else [int(s) for s in seed]
         if len(seeds) != self.count:
-            raise ValueError(f"seed must be one number or {self.count}, one for each pair, got {len(seeds)}")
+            raise ValueError(f"seed must be one number or {self.count}, one for each pair, got {len(seeds)} of them")
         distinct = sorted(set(seeds))
         self._seeds = SeedGenerators(distinct, self.critic.device)
         self._place = torch.tensor([distinct.index(s) for s in seeds], device=self.critic.device)
@@ -120,8 +126,9 @@ class TTUR:
             The losses before the step, without a graph: "critic", and "generator" where it moved; scalars, or (S,).
 
         Raises:
-            TrainingDiverged: a loss is not finite, of all pairs.
-            ValueError: images outside [-1, 1], or rows that do not divide into S blocks.
+            TrainingDiverged: a loss is not finite, of all pairs; `diverged` has the updates.
+            ValueError: rows that do not divide into S blocks, samples of another shape than G's, or, at the first step,
+                values outside [-1, 1].
         """
         if len(real) == 0 or len(real) % self.count:
             raise ValueError(f"real must be {self.count} equal block(s) of rows, got shape {tuple(real.shape)}")
@@ -131,16 +138,26 @@ class TTUR:
         z = self._draw(len(real), self.z_dim, normal=True)
         with torch.set_grad_enabled(moves):
             fake = self.G(z)
-        apart, self.updates = fake.detach(), self.updates + 1
-        losses = {"critic": self.critic.step(lambda: self._critic_loss(real, apart))}
-        if moves:
-            self.D.requires_grad_(False)
-            losses["generator"] = self.generator.step(lambda: self._generator_loss(real, fake))
-            self.D.requires_grad_(True)
-            self._average()
-        for player in (self.critic, self.generator):
-            self.diverged = dict.fromkeys(player.diverged, self.updates) | self.diverged
-        return losses
+        if fake.shape != real.shape:
+            raise ValueError(f"real must have the shape of G's samples {tuple(fake.shape)}, got {tuple(real.shape)}")
+        self.updates += 1
+        with self._noting():
+            losses = {"critic": self.critic.step(lambda: self._critic_loss(real, fake.detach()))}
+            if moves:
+                with self._critic_at_rest():
+                    losses["generator"] = self.generator.step(lambda: self._generator_loss(real, fake))
+                self._average()
+        return losses if self.count > 1 else {name: loss[0] for name, loss in losses.items()}
+
+    def check(self) -> None:
+        """Look at the losses since the last look, which `step` takes every 20th time on a GPU, and complete `diverged`.
+
+        Raises:
+            TrainingDiverged: as in `step`.
+        """
+        with self._noting():
+            self.critic.check()
+            self.generator.check()
 
     @torch.no_grad()
     def sample(self, n: int, *, seed: int = 0, batch_size: int = 1000) -> Tensor:
@@ -149,17 +166,15 @@ class TTUR:
         Args:
             n: of each generator.
             seed: of z, which is the same for every generator and does not touch the training's own numbers.
-            batch_size: generated at once.
+            batch_size: of each generator at once.
+
+        Raises:
+            ValueError: a number below 1.
         """
-        generator = torch.Generator(self.critic.device).manual_seed(seed)
-        z = torch.randn(checks.at_least("n", n, 1), self.z_dim, generator=generator, device=self.critic.device)
-        z = z.to(self._dtype)
+        z = SeedGenerators(seed, self.critic.device).normal((checks.at_least("n", n, 1), self.z_dim)).to(self._dtype)
         with evaluating(self.ema or self.G) as G:
-            parts = [
-                G(part.repeat(self.count, *[1] * (part.ndim - 1))).unflatten(0, (self.count, len(part)))
-                for part in z.split(batch_size)
-            ]
-        found = torch.cat(parts, 1)
+            parts = z.split(checks.at_least("batch_size", batch_size, 1))
+            found = torch.cat([G(part.repeat(self.count, 1)).unflatten(0, (self.count, -1)) for part in parts], 1)
         return found if self.count > 1 else found[0]
 
     def players(self) -> list[nn.Module]:
@@ -180,7 +195,12 @@ class TTUR:
         return operations(lambda: twin.step(block)), operations(lambda: twin.step(block))
 
     def state_dict(self) -> dict[str, Any]:
-        """All that later steps depend on, besides the settings."""
+        """All that later steps depend on, besides the settings.
+
+        Raises:
+            TrainingDiverged: as in `check`.
+        """
+        self.check()
         return {
             "G": self.G.state_dict(),
             "D": self.D.state_dict(),
@@ -193,7 +213,7 @@ class TTUR:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
+        """Continue from what `state_dict` returned for players and settings of the same kind."""
         self.G.load_state_dict(state["G"])
         self.D.load_state_dict(state["D"])
         if self.ema:
@@ -230,8 +250,8 @@ class TTUR:
         return d.flatten(), f.flatten()
 
     def _pairs(self, losses: Tensor) -> Tensor:
-        """The mean loss of each pair (S,), or a scalar of one."""
-        return losses.view(self.count, -1).mean(1) if self.count > 1 else losses.mean()
+        """The mean loss of each pair, (S,)."""
+        return losses.view(self.count, -1).mean(1)
 
     def _draw(self, rows: int, *shape: int, normal: bool) -> Tensor:
         """(rows, *shape): for each pair a block of numbers of its seed."""
@@ -244,7 +264,7 @@ class TTUR:
     def _stepper(self, player: nn.Module, name: str, lr: Numbers) -> Stepper:
         rates = [lr] * self.count if isinstance(lr, int | float) else list(lr)
         if len(rates) != self.count:
-            raise ValueError(f"{name} must be one number or {self.count}, one for each pair, got {len(rates)}")
+            raise ValueError(f"{name} must be one number or {self.count}, one for each pair, got {len(rates)} of them")
         rates = [checks.positive(name, rate) for rate in rates]
         options = {"betas": self.betas}
         if self.count == 1:
@@ -258,6 +278,27 @@ class TTUR:
             networks=self.count,
         )
 
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        """Note who diverged meanwhile, and at which update; also if all have."""
+        try:
+            yield
+        finally:
+            for player, updates in ((self.critic, 1), (self.generator, self.n_critic)):
+                for place, step in player.diverged.items():
+                    self.diverged[place] = min(updates * step, self.diverged.get(place, updates * step))
+
+    @contextmanager
+    def _critic_at_rest(self) -> Iterator[None]:
+        """Without gradients of the critic's weights, which the generator's step has no use for."""
+        try:
+            for p in self.critic.parameters:
+                p.requires_grad_(False)
+            yield
+        finally:
+            for p in self.critic.parameters:
+                p.requires_grad_(True)
+
     @torch.no_grad()
     def _average(self) -> None:
         if self.ema is None or self.decay is None:
@@ -269,12 +310,5 @@ class TTUR:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Images in [-1, 1] as uint8 in 0..255, which is what features are taken of; the inverse is x / 127.5 - 1."""
+    """Images in [-1, 1], clamped, as uint8 in 0..255, which is what features are taken of; back: x / 127.5 - 1."""
     return images.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def _betas(betas: tuple[float, float]) -> tuple[float, float]:
-    first, second = betas
-    if not (0 <= first < 1 and 0 <= second < 1):
-        raise ValueError(f"betas must lie in [0, 1), got {betas}")
-    return first, second

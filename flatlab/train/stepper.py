@@ -167,7 +167,9 @@ class Stepper:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
         self.optimizer.load_state_dict(state["optimizer"])
-        self.lr, self.steps, self.diverged = copy.deepcopy(state["lr"]), state["steps"], dict(state["diverged"])
+        lr = state["lr"]
+        self.lr = lr.to(self.device, copy=True) if isinstance(lr, Tensor) else lr
+        self.steps, self.diverged = state["steps"], dict(state["diverged"])
         self._unseen.clear()
 
     def _autocast(self) -> AbstractContextManager[Any]:
