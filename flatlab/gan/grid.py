@@ -26,7 +26,7 @@ from flatlab import checks
 from flatlab.gan.ttur import TTUR
 from flatlab.models.stacked import stackable
 from flatlab.rng import SeedGenerators
-from flatlab.train import TrainingDiverged, load_checkpoint, save_checkpoint
+from flatlab.train import TrainingDiverged, resume_training, save_training
 
 Players = Callable[[int], tuple[nn.Module, nn.Module]]
 Pair = tuple[float, float]
@@ -82,7 +82,7 @@ def lr_grid(
     """Train every pair of rates with every seed, and look at the samples at some updates.
 
     Args:
-        players: makes the generator and the critic of a seed.
+        players: makes the generator and the critic of a seed, on the device of `real`.
         real: (N, ...) in [-1, 1]; batches are drawn from it with replacement.
         pairs: (lr_d, lr_g).
         seeds: of first weights, batches and z.
@@ -93,24 +93,27 @@ def lr_grid(
         options: further options of `TTUR`, such as {"loss": "wgan-gp", "n_critic": 5}.
         side_by_side: runs trained in one stack at most.
         checkpoint: stem of files that keep what is done at each look, so that a run that was stopped goes on there and
-            ends with the same numbers.
+            ends with the same numbers; `players`, `real` and `score` have to be the same then.
 
     Raises:
-        ValueError: no pairs or no seeds, or updates that do not rise.
+        ValueError: no pairs or no seeds, updates that do not rise, a number below 1, or files of other runs.
     """
     looks = [checks.at_least("at", update, 1) for update in at]
-    runs = [(float(lr_d), float(lr_g), int(seed)) for lr_d, lr_g in pairs for seed in seeds]
+    runs = list(dict.fromkeys((float(lr_d), float(lr_g), int(seed)) for lr_d, lr_g in pairs for seed in seeds))
     if not runs or not looks or looks != sorted(set(looks)):
         raise ValueError(f"need pairs, seeds, and updates that rise, got {len(runs)} run(s) and at={looks}")
     size = checks.at_least("side_by_side", side_by_side, 1) if all(map(stackable, players(runs[0][2]))) else 1
     found = Grid()
     for start in range(0, len(runs), size):
-        stack = _Stack(players, real, runs[start : start + size], batch_size, options or {})
+        stack = _Stack(
+            players, real, runs[start : start + size], options or {},
+            batch_size=checks.at_least("batch_size", batch_size, 1), samples=checks.at_least("samples", samples, 1),
+        )  # fmt: skip
         if checkpoint is not None:
             stack.resume(Path(f"{checkpoint}.{start}.safetensors"), looks)
         for look in looks:
             stack.train(look)
-            stack.look(look, samples, score)
+            stack.look(look, score)
         found.rows.extend(stack.rows)
         found.sheets.update(zip(stack.runs, stack.sheets, strict=True))
     names = dict.fromkeys((name for row in found.rows for name in row), math.nan)
@@ -130,9 +133,10 @@ def best_pairs(
         update: at which to look; None for the last.
 
     Raises:
-        ValueError: an arm whose every pair diverged, or a run that is missing.
+        ValueError: no seeds, an arm whose every pair diverged, a run that is missing, or an unknown score.
     """
     table, chosen_on = _Table(rows, score, update), [int(seed) for seed in seeds]
+    checks.at_least("len(seeds)", len(chosen_on), 1)
     found = {}
     for name, belongs in arms.items():
         means = {pair: math.fsum(table.of(pair, chosen_on)) / len(chosen_on) for pair in table.pairs if belongs(*pair)}
@@ -169,6 +173,7 @@ def select_then_test(
         ValueError: a seed that both chooses and tests, and what `best_pairs` raises.
     """
     table = list(rows)
+    update = _last(table) if update is None else update  # one for both kinds of seeds
     chosen_on, tested_on = ([int(seed) for seed in seeds] for seeds in (select_seeds, test_seeds))
     if not chosen_on or not tested_on or set(chosen_on) & set(tested_on):
         raise ValueError(f"seeds that choose {chosen_on} and seeds that test {tested_on} must be some, and differ")
@@ -182,57 +187,79 @@ class _Table:
 
     def __init__(self, rows: Iterable[Mapping[str, Any]], score: str, update: int | None) -> None:
         table = list(rows)
-        self.update = max((row["update"] for row in table), default=0) if update is None else update
-        self.values = {
-            (row["lr_d"], row["lr_g"], row["seed"]): math.nan if row["diverged"] is not None else float(row[score])
-            for row in table
-            if row["update"] == self.update
-        }
+        self.update = _last(table) if update is None else update
+        self.values: dict[Run, float] = {}
+        for row in table:
+            if row["update"] == self.update:
+                value = math.nan if row["diverged"] is not None else float(row[checks.one_of("score", score, row)])
+                self.values[row["lr_d"], row["lr_g"], row["seed"]] = value
+        if not self.values:
+            looks = sorted({row["update"] for row in table})
+            raise ValueError(f"no run was looked at at update {self.update}: choose one of {looks}, or train on")
         self.pairs = list(dict.fromkeys((lr_d, lr_g) for lr_d, lr_g, _ in self.values))
 
     def of(self, pair: Pair, seeds: Sequence[int]) -> tuple[float, ...]:
         missing = [seed for seed in seeds if (*pair, seed) not in self.values]
         if missing:
-            raise ValueError(f"no run of lr_d={pair[0]:g}, lr_g={pair[1]:g} at update {self.update}, seeds {missing}")
+            where = f"lr_d={pair[0]:g}, lr_g={pair[1]:g} at update {self.update}"
+            raise ValueError(f"no run of {where} with seeds {missing}: train them with lr_grid")
         return tuple(self.values[*pair, seed] for seed in seeds)
 
 
+def _last(rows: Sequence[Mapping[str, Any]]) -> int:
+    return max((row["update"] for row in rows), default=0)
+
+
 class _Stack:
-    """Some runs side by side, with what was measured of them so far."""
+    """Some runs side by side, with what was measured of them so far, which is its state."""
 
     def __init__(
-        self, players: Players, real: Tensor, runs: Sequence[Run], batch_size: int, options: Mapping[str, Any]
+        self,
+        players: Players,
+        real: Tensor,
+        runs: Sequence[Run],
+        options: Mapping[str, Any],
+        *,
+        batch_size: int,
+        samples: int,
     ) -> None:
-        self.real, self.runs = real, list(runs)
-        self.file: Path | None = None
+        self.real, self.runs, self.batch_size, self.samples = real, runs, batch_size, samples
         rates_d, rates_g, seeds = zip(*runs, strict=True)
         made = {seed: players(seed) for seed in dict.fromkeys(seeds)}
         generators, critics = zip(*(made[seed] for seed in seeds), strict=True)
         self.gan = TTUR(generators, critics, lr_g=rates_g, lr_d=rates_d, seed=seeds, **options)
         self.batches = SeedGenerators([seed + _OTHER for seed in made], real.device)
         self.place = torch.tensor([list(made).index(seed) for seed in seeds], device=real.device)
-        self.batch_size, self.over = batch_size, False
         self.costs = self.gan.operations(self._batch())
+        self.over = False
         self.rows: list[dict[str, Any]] = []
-        self.sheets = real.new_empty(len(runs), 0)
+        self.sheets = real.new_empty(0)
+        self.file: Path | None = None
+        self.settings = {
+            "runs": [list(run) for run in runs],
+            "options": dict(options),
+            "batch_size": batch_size,
+            "samples": samples,
+            "real": list(real.shape),
+        }
 
     def train(self, update: int) -> None:
         """Go on until that update, or until every run has diverged."""
-        while self.gan.updates < update and not self.over:
-            try:
+        try:
+            while self.gan.updates < update and not self.over:
                 self.gan.step(self._batch())
-            except TrainingDiverged:
-                self.over = True
-                self.gan.diverged = dict.fromkeys(range(len(self.runs)), self.gan.updates) | self.gan.diverged
+            self.gan.check()
+        except TrainingDiverged:
+            self.over = True
 
-    def look(self, update: int, samples: int, score: Callable[[Tensor], Mapping[str, float]]) -> None:
+    def look(self, update: int, score: Callable[[Tensor], Mapping[str, float]]) -> None:
         """Measure the samples of every run, unless this was done before; keep everything in the file, if there is one.
 
         The generator may have overflowed where no loss has.
         """
         if any(row["update"] == update for row in self.rows):
             return
-        drawn = self.gan.sample(samples).view(len(self.runs), samples, *self.real.shape[1:])
+        drawn = self.gan.sample(self.samples).view(len(self.runs), self.samples, *self.real.shape[1:])
         both = update // self.gan.n_critic
         spent = self.costs[0] * (update - both) + self.costs[1] * both
         for place, ((lr_d, lr_g, seed), images) in enumerate(zip(self.runs, drawn, strict=True)):
@@ -240,26 +267,28 @@ class _Stack:
                 self.gan.diverged.setdefault(place, update)
             failed = self.gan.diverged.get(place)
             row = {"lr_d": lr_d, "lr_g": lr_g, "seed": seed, "update": update, "operations": spent, "diverged": failed}
-            self.rows.append(row | ({} if failed is not None else dict(score(images))))
+            scores = {} if failed is not None else {name: float(value) for name, value in score(images).items()}
+            self.rows.append(row | scores)
         self.sheets = drawn[:, :25]
         if self.file is not None:
-            settings = {"runs": [list(run) for run in self.runs], "batch_size": self.batch_size}
-            state = {"rows": self.rows, "sheets": self.sheets, "over": self.over, "gan": self.gan.state_dict()}
-            save_checkpoint(self.file, settings | state | {"batches": self.batches.state_dict()})
+            save_training(self.file, self._parts(), settings=self.settings)
 
     def resume(self, file: Path, looks: Sequence[int]) -> None:
         """Go on where a file ends, and keep what follows in it."""
         self.file = file
-        if not file.is_file():
-            return
-        state = load_checkpoint(file, device=self.real.device)
-        done = sorted({row["update"] for row in state["rows"]})
-        wanted = [list(run) for run in self.runs], self.batch_size, list(looks[: len(done)])
-        if (state["runs"], state["batch_size"], done) != wanted:
-            raise ValueError(f"{file} holds other runs or other looks ({done}): delete it, or name another checkpoint")
-        self.gan.load_state_dict(state["gan"])
-        self.batches.load_state_dict(state["batches"])
-        self.rows, self.sheets, self.over = state["rows"], state["sheets"], state["over"]
+        resume_training(file, self._parts(), settings=self.settings)
+        done = sorted({row["update"] for row in self.rows})
+        if done != list(looks[: len(done)]):
+            raise ValueError(f"{file} holds other looks, {done}, than {list(looks)}: delete it or name another file")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "sheets": self.sheets, "over": self.over}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.rows, self.sheets, self.over = state["rows"], state["sheets"].to(self.real.device), state["over"]
+
+    def _parts(self) -> dict[str, Any]:
+        return {"found": self, "gan": self.gan, "batches": self.batches}
 
     def _batch(self) -> Tensor:
         index = self.batches.integers((len(self.batches) * self.batch_size,), len(self.real))
