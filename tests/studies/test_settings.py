@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flatlab import attacks, data, defenses, dg, models, optim, studies, train
+from flatlab import attacks, data, defenses, dg, gan, models, optim, studies, train
 from flatlab.names import PRESETS
 from flatlab.runner import notebooks, params
 from flatlab.studies.certified_bounds import claims as certified_claims
@@ -18,6 +18,8 @@ from flatlab.studies.critical_momenta import settings as critical_momenta
 from flatlab.studies.domain_generalization import variants
 from flatlab.studies.likelihood_landscapes import settings as likelihood_landscapes
 from flatlab.studies.reward_variance import settings as reward_variance
+from flatlab.studies.two_time_scale_gan import claims as gan_claims
+from flatlab.studies.two_time_scale_gan import training
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
@@ -265,6 +267,48 @@ def test_every_preset_of_domain_generalization_fits_its_data(preset: str, monkey
             domains = small_domains(task)
             chosen_by = {name for sources in task.sources for name in set(domains) - set(sources)}
             assert not chosen_by & set(small_domains(ours)), "no target may choose options"
+
+
+@pytest.mark.parametrize("preset", studies.presets("two_time_scale_gan"))
+def test_every_preset_of_two_time_scale_gan_fits_its_data(preset: str) -> None:
+    cfg = studies.resolve("two_time_scale_gan", preset)
+    assert cfg.images in data.available()
+    assert cfg.text_set in data.text.TEXTS
+    assert cfg.other is None or cfg.other[0] in data.available()
+    assert not set(cfg.seeds) & set(cfg.select_seeds), "reported seeds must not be those that choose pairs"
+    assert not {*cfg.seeds, *cfg.select_seeds} & set(cfg.tuning_seeds), "nor those of the tuning"
+    assert max(cfg.conv_seeds if cfg.conv else 0, cfg.wgan.seeds, cfg.text.seeds, cfg.spectrum_seeds) <= len(cfg.seeds)
+    shape, classes = SHAPES[cfg.images]
+    shape = (shape[0], cfg.size, cfg.size) if cfg.size else shape
+    letters = (len(training.SYMBOLS), cfg.length)
+    plans = [(cfg.grid, shape), (cfg.conv, shape), (cfg.wgan.plan, shape), (cfg.spectrum, shape)]
+    for plan, wanted in [*((plan, one) for plan, one in plans if plan), (cfg.text.plan, letters)]:
+        with torch.device("meta"):
+            G, D = training.players(plan, wanted, "meta")(0)
+            samples = G(torch.zeros(2, plan.z_dim))
+            assert samples.shape == (2, *wanted)
+            assert D(samples).flatten().shape == (2,)
+        gan.TTUR(G, D, lr_g=1e-3, lr_d=1e-3, **plan.options)
+    with torch.device("meta"):
+        judge = models.build(cfg.judge_model, shape, classes, options=cfg.judge_options).eval()
+        assert judge(torch.rand(2, *shape)).shape == (2, classes)
+    for plan in filter(None, (cfg.grid, cfg.conv, cfg.spectrum)):
+        assert list(plan.at) == sorted(set(plan.at)), "looks rise"
+        assert len(set(plan.pairs)) == len(plan.pairs)
+        arms = [arm for arm, belongs in gan.ARMS.items() if any(belongs(*pair) for pair in plan.pairs)]
+        assert {"one rate", "two rates"} <= set(arms)
+        assert plan is not cfg.grid or set(arms) == set(gan.ARMS), "pairs in either direction"
+    for arms, several in ((cfg.wgan, "5:1"), (cfg.text, "10:1")):
+        assert list(arms.giga) == sorted(set(arms.giga)), "looks rise"
+        assert list(arms.arms) == [several, "1:1, 3x", "1:1"]
+        for name, arm in arms.arms.items():
+            assert arm.n_critic == int(name.split(":")[0])
+            assert arm.lr_d / arm.lr_g == pytest.approx(3 if name == "1:1, 3x" else 1)
+            assert min(arms.tried) / 10 <= arm.lr_g <= max(arms.tried) * 10, "inside a grid that may have grown"
+    assert list(cfg.grams) == sorted(cfg.grams)
+    assert cfg.grams[-1] <= cfg.length
+    assert list(cfg.bias_sizes) == sorted(cfg.bias_sizes)
+    assert len({claim.id for claim in gan_claims.CLAIMS}) == len(gan_claims.CLAIMS)
 
 
 def test_the_grid_is_a_product() -> None:
