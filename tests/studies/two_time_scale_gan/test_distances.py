@@ -81,7 +81,7 @@ def test_steps_go_from_level_to_level_with_one_number_a_judge() -> None:
         ("noise", 1): [3, 10],
         ("noise", 2): [-2, 20],
     }
-    assert list(found)[0][0] == "noise", "kinds in the order of the frame"
+    assert next(iter(found))[0] == "noise", "kinds in the order of the frame"
     assert distances.steps(frame, "IND")["noise", 2].tolist() == [2, -20]
 
 

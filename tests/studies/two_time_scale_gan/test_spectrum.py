@@ -1,5 +1,7 @@
 """The spectrum of trained games: which weight moves at which rate, and what a pair of rates makes of it."""
 
+import functools
+import operator
 from types import SimpleNamespace
 
 import pytest
@@ -60,7 +62,7 @@ def test_the_field_is_descent_of_both_losses_on_one_batch(trained) -> None:
     sizes = [[p.numel() for p in player.parameters()] for player in (D, G)]
 
     def losses(shift):
-        parts = iter((point + shift).split(sum(sizes, [])))
+        parts = iter((point + shift).split(functools.reduce(operator.iadd, sizes, [])))
         with torch.no_grad():
             for player in (D, G):
                 for p in player.parameters():
