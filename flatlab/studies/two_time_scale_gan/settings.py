@@ -133,7 +133,7 @@ class TwoTimeScaleGAN:
         default_factory=lambda: Plan("mlp", crossed(2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2), (125, 250, 500, 1000, 1500))
     )
     conv: Plan | None = field(
-        default_factory=lambda: Plan("dcgan", crossed(1e-3, 3e-3), (175, 350, 700), z_dim=16, width=16)
+        default_factory=lambda: Plan("dcgan", crossed(1e-3, 3e-3), (150, 300, 600), z_dim=16, width=16)
     )
     conv_seeds: int = 5
     wgan: Arms = field(
@@ -160,7 +160,7 @@ class TwoTimeScaleGAN:
     spectrum: Plan = field(
         default_factory=lambda: Plan("mlp", crossed(2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2), (1000,), z_dim=8, width=16)
     )
-    spectrum_seeds: int = 3
+    spectrum_seeds: int = 2
     tune: bool = False
 
 
@@ -215,6 +215,7 @@ REAL = replace(
     ),
     text_set="tiny_shakespeare",
     length=16,
+    spectrum_seeds=3,
 )  # fmt: skip
 """Recorded in notebooks/results/real.json."""
 
