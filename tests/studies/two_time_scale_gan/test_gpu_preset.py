@@ -9,7 +9,7 @@ import matplotlib as mpl
 import pytest
 import torch
 
-from flatlab import data, gan, studies
+from flatlab import gan, studies
 from flatlab.studies.two_time_scale_gan import settings, training
 from flatlab.studies.two_time_scale_gan.settings import Arms, Plan, TwoTimeScaleGAN
 
@@ -74,8 +74,8 @@ def test_the_notebook_runs_with_the_large_presets(preset: str, monkeypatch) -> N
     mpl.use("Agg")
     cfg = tiny(preset)
     monkeypatch.setattr(settings, preset.upper(), cfg)
-    whole = data.load_text
-    monkeypatch.setattr(data, "load_text", lambda *names, **where: whole(*names, **where)[:3000])
+    whole = training.Texts._codes
+    monkeypatch.setattr(training.Texts, "_codes", lambda self, *which: whole(*which)[:3000])
     names: dict = {"display": lambda *values: None}
     for cell in json.loads(NOTEBOOK.read_text())["cells"]:
         if cell["cell_type"] == "code":

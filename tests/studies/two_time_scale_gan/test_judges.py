@@ -24,6 +24,8 @@ def test_samples_are_rounded_before_they_are_judged(images, judge) -> None:
     dark = judge.score(torch.full_like(images.signed[:30], -1.0))
     assert dark["fid"] == pytest.approx(judge.fid(torch.zeros_like(images.train.x[:30])))
     assert dark["relative"] == pytest.approx(dark["fid"] / judge.scale)
+    assert 10 ** dark["log"] == pytest.approx(dark["relative"])
+    assert -9 <= found["log"] < -4, "finite for images that are the training images"
 
 
 def test_the_inception_score_is_that_of_the_classifier(images, judge) -> None:

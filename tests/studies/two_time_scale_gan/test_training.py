@@ -20,7 +20,7 @@ TEXTS = {"train": b"Ab, c!\n D\xc3\xa9 zebra " * 20, "validation": b"another ZEB
 def grey(samples):
     """Stands for a judge: how dark the samples are."""
     level = float(samples.double().add(1).mean())
-    return {"fid": 100 * level, "relative": level}
+    return {"fid": 100 * level, "relative": level, "log": math.log10(level)}
 
 
 def test_images_are_held_in_both_scales(cfg, images) -> None:
@@ -119,7 +119,7 @@ FIDS = {  # pair -> FID at the last look, by seed: 100 and 101 choose
     (0.1, 0.1): {100: 9, 101: 9, 0: 3, 1: 2, 2: 1},
     (0.2, 0.2): {100: 8, 101: 8, 0: 40, 1: 20, 2: math.nan},
     (0.1, 0.2): {100: 7, 101: 7, 0: 10, 1: 10, 2: 10},
-    (0.2, 0.1): {100: 6, 101: 2, 0: 4, 1: 5, 2: 50},
+    (0.2, 0.1): {100: 20, 101: 2, 0: 4, 1: 5, 2: 50},  # the least geometric mean, though not the least mean
     (0.3, 0.1): {100: 1, 101: math.nan, 0: 1, 1: 1, 2: 1},
 }
 
@@ -138,7 +138,7 @@ def grids(monkeypatch):
                 for update, fid in ((5, 10.0 if pair == (0.1, 0.2) else 60.0), (9, last)):
                     failed = None if math.isfinite(fid) else 7
                     row = {"lr_d": pair[0], "lr_g": pair[1], "seed": seed, "update": update, "diverged": failed}
-                    rows.append(row | {"fid": fid, "relative": fid / 100})
+                    rows.append(row | {"fid": fid, "relative": fid / 100, "log": math.log10(fid / 100)})
                 sheets[*pair, seed] = torch.tensor([*pair, seed])
         order = np.random.default_rng(0).permutation(len(rows))
         return gan.Grid([rows[i] for i in order], sheets)
@@ -166,7 +166,7 @@ def test_each_arm_chooses_on_its_own_seeds_and_meets_the_others_on_fresh_ones(gr
     assert pairs == {
         "one rate": (0.2, 0.2), "two rates": (0.2, 0.1), "critic faster": (0.2, 0.1), "generator faster": (0.1, 0.2)
     }  # fmt: skip
-    assert found.chosen["two rates"].tested == (4, 5, 50)
+    assert found.chosen["two rates"].tested == pytest.approx(np.log10([0.04, 0.05, 0.5]))
     assert len(found.selection) == len(PAIRS) * 2 * 2
     assert set(found.selection["seed"]) == {100, 101}
     assert found.fresh.groupby("arm").size().to_dict() == dict.fromkeys(pairs, 6)
@@ -200,6 +200,23 @@ def test_differences_are_paired_and_a_run_that_diverged_counts_as_the_worst(grid
     )
 
 
+def test_no_run_counts_as_worse_than_one_that_diverged(grids, monkeypatch) -> None:
+    monkeypatch.setitem(FIDS[0.1, 0.2], 1, 5000.0)
+    found = contest()
+    assert found.logs("generator faster").tolist() == pytest.approx([-1, training.WORST, -1])
+    assert found.logs("one rate").tolist() == pytest.approx([math.log10(0.4), math.log10(0.2), training.WORST])
+    assert found.logs("one rate", None)[2] == pytest.approx(math.log10(0.6)), "its best look, before it diverged"
+    assert training.filled(np.array([0.5, np.nan, np.inf, -2])).tolist() == [0.5, 1, 1, -2]
+
+
+def test_the_summary_is_of_geometric_means(grids) -> None:
+    found = contest().summary()
+    assert found.loc["two rates"].tolist() == pytest.approx(
+        [0.2, 0.1, (0.2 * 0.02) ** (1 / 2), (0.04 * 0.05 * 0.5) ** (1 / 3), 0.04]
+    )
+    assert found.loc["one rate", "fresh seeds"] == pytest.approx((0.4 * 0.2 * 10) ** (1 / 3))
+
+
 def test_an_arm_without_pairs_is_not_compared(grids) -> None:
     found = contest(pairs=PAIRS[:2] + PAIRS[3:4])
     assert set(found.chosen) == {"one rate", "two rates", "critic faster"}
@@ -222,7 +239,7 @@ def test_a_contest_trains(images) -> None:
         training.players(plan, images.shape), images.signed, [(one.lr_d, one.lr_g)], seeds=(0, 1), at=(2, 4),
         score=grey, batch_size=8, samples=5,
     )  # fmt: skip
-    assert one.tested == pytest.approx([row["fid"] for row in alone.rows if row["update"] == 4], rel=1e-4)
+    assert one.tested == pytest.approx([row["log"] for row in alone.rows if row["update"] == 4], rel=1e-4)
     assert set(found.selection["update"]) == {2, 4}
 
 

@@ -47,8 +47,8 @@ def test_each_arm_finds_its_own_rate_at_its_own_ratio(asked) -> None:
     assert {name: options["lr_g"] for name, options in found.best.items()} == {"5:1": 1e-2, "1:1": 1e-1}
     assert all(seeds == (200, 201) for _, _, seeds, _ in asked)
     (first, *_), (beside, *_) = ([call for call in asked if call[0] == n] for n in (5, 1))
-    assert list(first[1]) == [pytest.approx((2 * lr, lr)) for lr in ARMS.tried]
-    assert list(beside[1]) == [pytest.approx((lr, lr)) for lr in ARMS.tried]
+    assert first[1] == [pytest.approx((2 * lr, lr)) for lr in ARMS.tried]
+    assert beside[1] == [pytest.approx((lr, lr)) for lr in ARMS.tried]
     scores = {(trial.method, trial.options["lr_g"]): trial.scores for trial in found.trials}
     assert scores["5:1", 1e-3] == pytest.approx((1.2, 1.201)), "in the order of the seeds, at the last look"
     tried = {lr for method, lr in scores if method == "1:1"}
