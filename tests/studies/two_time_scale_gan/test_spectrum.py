@@ -1,5 +1,6 @@
 """The spectrum of trained games: which weight moves at which rate, and what a pair of rates makes of it."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -36,6 +37,10 @@ def test_the_game_stands_where_training_ended(small, trained) -> None:
     moved = (game.point - start).abs()
     assert 0 < moved[: sizes[0]].max() <= 6 * 2.5 * PAIR[0]
     assert 0 < moved[sizes[0] :].max() <= 6 * 2.5 * PAIR[1]
+    assert moved[: sizes[0]].max() > 1.2 * moved[sizes[0] :].max(), "the critic has the larger rate"
+    knows_nothing = lambda x: torch.zeros(len(x), dtype=x.dtype)  # noqa: E731
+    assert float(game.loss_d(knows_nothing, game.generator)) == pytest.approx(2 * math.log(2))
+    assert float(game.loss_g(knows_nothing, game.generator)) == pytest.approx(math.log(2))
 
 
 def test_the_scale_is_that_of_adams_next_step(trained) -> None:
