@@ -209,8 +209,8 @@ CHANGES = (
         "C2.1 C2.2 C2.4 C5 C6.1 C8.5 C12.2 C14.3 C16 C17",
         "After a rehearsal on seeds 7000 to 7007, before any reported run: games are watched in their own unit of "
         "time; the controls of C2.2 and C2.4 fall as fast as what they control; starts of C5 are spread over the "
-        "slope, with noise; C6.1 asks for five starts in a hundred; the grid of C8.5 has the generator's direction too; C12.2 is a "
-        "crossing; the margin of C14.3 is a quarter instead of a fifth, its population other splits; C16 compares "
-        "means of logarithms; C17 leaves the size of the rates out and counts ratios.",
+        "slope, with noise; C6.1 asks for five starts in a hundred; the grid of C8.5 has the generator's direction "
+        "too; C12.2 is a crossing; the margin of C14.3 is a quarter instead of a fifth, its population other "
+        "splits; C16 compares means of logarithms; C17 leaves the size of the rates out and counts ratios.",
     ),
 )
