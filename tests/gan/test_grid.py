@@ -233,9 +233,9 @@ class TestFiles:
 
 
 def table(scores: Mapping[tuple[float, float], Mapping[int, float | None]], update: int = 9) -> list[dict[str, Any]]:
-    """Rows of a grid: (lr_d, lr_g) -> seed -> FID, None for a run that diverged."""
+    """Rows of a grid: (lr_d, lr_g) -> seed -> FID, None for a run that diverged, whose number nobody may use."""
     return [
-        {"lr_d": d, "lr_g": g, "seed": seed, "update": update, "fid": math.nan if fid is None else fid}
+        {"lr_d": d, "lr_g": g, "seed": seed, "update": update, "fid": 0.0 if fid is None else fid}
         | {"diverged": 4 if fid is None else None}
         for (d, g), found in scores.items()
         for seed, fid in found.items()

@@ -382,6 +382,18 @@ def test_operations_by_hand() -> None:
     penalised = TTUR(*pair, lr_g=0.1, lr_d=0.1, loss="wgan-gp").operations(batches(1)[0])
     assert penalised[0] > 1.3 * alone
     assert penalised[1] - penalised[0] == both - alone
+    without = TTUR(*pair, lr_g=0.1, lr_d=0.1, loss="wgan-gp", gp=0.0).operations(batches(1)[0])
+    assert without == (alone, both)
+
+
+def test_the_generator_makes_no_graph_where_it_does_not_move() -> None:
+    g, d = CASES["ns"].pair(0)
+    graphs: list[bool] = []
+    g.register_forward_hook(lambda module, inputs, images: graphs.append(images.requires_grad))
+    players = TTUR(g, d, lr_g=0.1, lr_d=0.1, n_critic=3)
+    for x in batches(4):
+        players.step(x)
+    assert graphs == [False, False, True, False]
 
 
 def test_one_pair_is_trained_in_place_and_several_are_copied() -> None:
