@@ -150,6 +150,24 @@ class TestDivergence:
         assert [(row["update"], row["diverged"]) for row in found.rows] == [(2, 1), (2, 1), (5, 1), (5, 1)]
         assert set(found.rows[0]) == {"lr_d", "lr_g", "seed", "update", "operations", "diverged"}
 
+    def test_late_looks_at_losses_change_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As on a GPU, where losses are looked at every 20 steps: each look at samples comes after one at losses."""
+
+        class Late(TTUR):
+            def step(self, real: Tensor) -> dict[str, Tensor]:
+                for player in (self.critic, self.generator):
+                    player.device = torch.device("meta")
+                found = super().step(real)
+                for player in (self.critic, self.generator):
+                    player.device = torch.device("cpu")
+                return found
+
+        pairs, how = [PAIRS[0], (FATAL, 0.01)], {"options": {"n_critic": 2}, "at": [3, 5]}
+        wanted = run(pairs, **how).rows
+        monkeypatch.setattr(grid, "TTUR", Late)
+        assert repr(run(pairs, **how).rows) == repr(wanted)
+        assert {row["diverged"] for row in run(pairs[1:], **how).rows} == {2}
+
     def test_samples_that_overflow_where_no_loss_has(self, monkeypatch: pytest.MonkeyPatch) -> None:
         class Overflowing(TTUR):
             def sample(self, n: int, **options: Any) -> Tensor:
