@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from flatlab import metrics
+from flatlab import metrics, models, train
 from flatlab.studies.two_time_scale_gan.judges import Judge
 
 
@@ -19,8 +19,9 @@ def test_training_images_are_at_distance_zero_and_others_are_not(images, judge) 
 
 
 def test_samples_are_rounded_before_they_are_judged(images, judge) -> None:
-    found = judge.score(images.signed + 0.3 / 127.5)
-    assert found["fid"] == pytest.approx(0, abs=1e-5 * judge.scale)
+    for shift in (-0.3, 0.3):
+        found = judge.score(images.signed + shift / 127.5)
+        assert found["fid"] == pytest.approx(0, abs=1e-5 * judge.scale)
     dark = judge.score(torch.full_like(images.signed[:30], -1.0))
     assert dark["fid"] == pytest.approx(judge.fid(torch.zeros_like(images.train.x[:30])))
     assert dark["relative"] == pytest.approx(dark["fid"] / judge.scale)
@@ -42,6 +43,9 @@ def test_a_judge_has_learned_and_another_seed_is_another_judge(cfg, images, judg
         right = judge.model(images.test.x.float() / 255).argmax(1) == images.test.y
     assert judge.accuracy == pytest.approx(float(right.double().mean()))
     assert not judge.model.training
+    same = models.build("small_cnn", images.shape, images.classes, seed=3, options=cfg.judge_options)
+    train.fit(same, images.train, train.cross_entropy, cfg.judge_recipe, seeds=3)
+    assert train.distance(same, judge.model) < 1e-3, "weights and batches of its seed"
     other = Judge(cfg, images, 4)
     assert other.features.name != judge.features.name
     with pytest.raises(ValueError):
