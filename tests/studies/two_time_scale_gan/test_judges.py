@@ -34,7 +34,7 @@ def test_the_inception_score_is_that_of_the_classifier(images, judge) -> None:
         p = judge.model(images.test.x.float() / 255).double().softmax(1)
     divergence = (p * (p / p.mean(0)).log()).sum(1).mean()
     assert judge.inception(images.test.x) == pytest.approx(math.exp(float(divergence)))
-    assert 2 < judge.inception(images.test.x) < 10
+    assert 1.5 < judge.inception(images.test.x) < 10
 
 
 def test_a_judge_has_learned_and_another_seed_is_another_judge(cfg, images, judge) -> None:
