@@ -36,6 +36,12 @@ class Extractor:
         self.network, self.name = network, name
         self.batch_size = checks.at_least("batch_size", batch_size, 1)
 
+    def to(self, device: torch.device | str) -> "Extractor":
+        """Move the network, if it is a module, to where it is to compute; returns self."""
+        if isinstance(self.network, nn.Module):
+            self.network.to(device)
+        return self
+
     def __call__(self, images: Tensor | NDArray) -> Tensor:
         """Features of images.
 

@@ -140,3 +140,12 @@ def test_the_inception_network_of_torch_fidelity(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, place, None)
     with pytest.raises(ImportError, match=r"needs torch-fidelity: pip install 'flatlab\[fidelity\]'"):
         inception_v3(download=True)
+
+
+def test_a_network_is_moved_and_a_function_is_left_alone() -> None:
+    extract = classifier_features(classifier())
+    assert extract.to("meta") is extract
+    assert isinstance(extract.network, nn.Module)
+    assert all(p.is_meta for p in extract.network.parameters())
+    plain = Extractor(lambda batch: batch.flatten(1).float(), "pixels").to("meta")
+    assert plain(IMAGES).shape == (23, 64)

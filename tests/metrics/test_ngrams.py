@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
-from flatlab.metrics import ngram_jsd
+from flatlab.metrics import ngram_frequencies, ngram_jsd
 
 REAL, FAKE = ["abab", "abba", "baab"], ["aaaa", "abab", "bbbb"]
 
@@ -61,3 +61,25 @@ def test_errors() -> None:
             ngram_jsd(bad, FAKE, 1)
     with pytest.raises(TypeError, match="real and fake must both be strings, or both be codes"):
         ngram_jsd(REAL, codes(FAKE), 1)
+
+
+def test_frequencies_that_were_counted_once_serve_as_the_texts_do() -> None:
+    real, fake = ["abab", "abba", "baab"], ["aaaa", "abab", "bbbb"]
+    for n in (1, 2, 3):
+        counted = ngram_frequencies(real, n)
+        assert sum(counted.values()) == pytest.approx(1)
+        assert ngram_jsd(counted, fake, n) == ngram_jsd(real, ngram_frequencies(fake, n), n) == ngram_jsd(real, fake, n)
+    codes = torch.tensor([[0, 1, 0, 1], [0, 1, 1, 0], [1, 0, 0, 1]])
+    assert ngram_frequencies(codes, 2) == {(0, 1): 4 / 9, (1, 0): 3 / 9, (1, 1): 1 / 9, (0, 0): 1 / 9}
+
+
+def test_frequencies_of_another_length_or_kind_are_refused() -> None:
+    counted = ngram_frequencies(["abab"], 2)
+    with pytest.raises(ValueError, match="real must hold frequencies of 3-grams"):
+        ngram_jsd(counted, ["abab"], 3)
+    with pytest.raises(ValueError, match="fake must hold frequencies of 2-grams"):
+        ngram_jsd(["abab"], {}, 2)
+    with pytest.raises(TypeError, match="both"):
+        ngram_jsd(counted, torch.tensor([[0, 1]]), 2)
+    with pytest.raises(ValueError, match="n must be an integer >= 1, got 0"):
+        ngram_frequencies(["ab"], 0)

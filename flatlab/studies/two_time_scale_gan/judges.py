@@ -40,6 +40,7 @@ class Judge:
         self.features = metrics.classifier_features(self.model.eval(), batch_size=1000)
         if cfg.inception:
             self.features = metrics.inception_v3(weights=cfg.inception)
+            self.features.to(images.device)
         self.real = self.statistics(images.train.x)
         self.scale = float(self.real.cov.trace())
         self.floor = metrics.fid(self.real, self.features(images.test.x), warn=False)
