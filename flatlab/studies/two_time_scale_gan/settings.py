@@ -165,7 +165,7 @@ class TwoTimeScaleGAN:
 
 
 CPU = TwoTimeScaleGAN(seeds=tuple(range(8)))
-"""Recorded in notebooks/results/cpu.json: eight minutes with half of a core, about five with one thread to itself."""
+"""Recorded in notebooks/results/cpu.json; 251 seconds with one thread that has a core to itself."""
 
 QUICK = replace(
     CPU,
