@@ -60,6 +60,7 @@ ALLOWED: dict[str, set[str]] = {
         "dg",
         "gan",
         "modes",
+        "plots",
     },
     "plots": {"flatness"},
     "runner": {"names", "files", "claims", "stats", "data"},

@@ -50,6 +50,17 @@ def falling_steps(cfg: TwoTimeScaleGAN, game: tuple[float, float, float] = GAME)
     return looks, dict(zip(DECAYS, paths.norm(dim=-1), strict=True))
 
 
+def closer(looks: Sequence[int], distances: Tensor) -> np.ndarray:
+    """log10 of the last distance over that at a hundredth of the steps, one a chain.
+
+    Args:
+        looks: the steps (W,).
+        distances: (chains, W); an infinite one counts as 10^300.
+    """
+    logs = distances.log10().clamp(max=300).nan_to_num(300)
+    return (logs[:, -1] - logs[:, int(np.searchsorted(looks, looks[-1] // 100))]).numpy()
+
+
 def settles(cfg: TwoTimeScaleGAN) -> pd.DataFrame:
     """Random games at random ratios of constant rates: does the critical ratio tell which of them settle?
 

@@ -7,13 +7,14 @@ that steps in those proportions part from each other there.
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from flatlab import gan
 from flatlab.studies.two_time_scale_gan.settings import Pair, Plan
-from flatlab.studies.two_time_scale_gan.training import Images, Score, players
+from flatlab.studies.two_time_scale_gan.training import Images, Score, filled, players
 
 
 def trained_game(plan: Plan, images: Images, pair: Pair, seed: int) -> tuple[gan.TTUR, gan.Game, Tensor]:
@@ -79,3 +80,15 @@ def table(plan: Plan, images: Images, score: Score, base: Pair, seeds: Sequence[
     games = {seed: trained_game(plan, images, base, seed)[1:] for seed in seeds}
     ends = [leading(*games[row["seed"]], (row["lr_d"], row["lr_g"])) for row in rows]
     return pd.DataFrame(rows).assign(leading=ends)
+
+
+def points(table: pd.DataFrame) -> pd.DataFrame:
+    """Means over the seeds of `table`, one row a pair: `leading`, `log` of FID, `ratio`, and `per rate`.
+
+    Twice the rates have twice the eigenvalues: `per rate` is the leading part over the geometric mean of both.
+    """
+    table = table.assign(log=filled(table["log"].to_numpy()))
+    found = table.groupby(["lr_d", "lr_g"], as_index=False)[["leading", "log"]].mean()
+    found["ratio"] = (found["lr_d"] / found["lr_g"]).round(3)
+    found["per rate"] = found["leading"] / np.sqrt(found["lr_d"] * found["lr_g"])
+    return found
