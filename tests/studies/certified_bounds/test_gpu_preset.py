@@ -1,18 +1,14 @@
 """The gpu preset of 04 at a tiny size on whatever device is here: its networks, its ways of training, its notebook."""
 
 import dataclasses
-import json
 import os
-from pathlib import Path
 
-import matplotlib as mpl
 import pytest
 import torch
 
 from flatlab import bounds, data, models, studies, train
 from flatlab.studies.certified_bounds import settings
 
-NOTEBOOK = Path(__file__).parents[3] / "notebooks" / "04_certified_bounds.ipynb"
 GPU = studies.resolve("certified_bounds", "gpu")
 
 
@@ -75,14 +71,8 @@ def test_every_kind_of_certified_training_runs_and_is_verified(kind: str, pictur
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("FLATLAB_DATA"), reason="needs MNIST and CIFAR-10 under $FLATLAB_DATA")
-def test_the_notebook_runs_with_the_gpu_preset(monkeypatch) -> None:
-    mpl.use("Agg")
+def test_the_notebook_runs_with_the_gpu_preset(run_cells, monkeypatch) -> None:
     monkeypatch.setattr(settings, "GPU", TINY)
-    names: dict = {"display": lambda *values: None}
-    for cell in json.loads(NOTEBOOK.read_text())["cells"]:
-        if cell["cell_type"] == "code":
-            exec("".join(cell["source"]), names)
-            if "parameters" in cell["metadata"].get("tags", []):
-                names["preset"] = "gpu"
+    names = run_cells("04_certified_bounds", "gpu")
     assert set(names["trained"].task) == {task.name for task in TINY.tasks}
     assert next(next(iter(names["nets"].values())).model.parameters()).device.type == train.pick_device().type

@@ -1,17 +1,12 @@
 """The real, gpu and full presets of 03 at a tiny size on whatever device is here: the whole notebook."""
 
 import dataclasses
-import json
 import os
-from pathlib import Path
 
-import matplotlib as mpl
 import pytest
 
 from flatlab import studies
 from flatlab.studies.compositional_ebm import settings
-
-NOTEBOOK = Path(__file__).parents[3] / "notebooks" / "03_compositional_ebm.ipynb"
 
 
 def tiny(preset: str) -> settings.CompositionalEBM:
@@ -57,15 +52,9 @@ def tiny(preset: str) -> settings.CompositionalEBM:
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["real", "gpu", "full"])
 @pytest.mark.skipif(not os.environ.get("FLATLAB_DATA"), reason="needs MNIST, CIFAR-10 and PACS in $FLATLAB_DATA")
-def test_the_notebook_runs_with_the_large_presets(preset: str, monkeypatch) -> None:
-    mpl.use("Agg")
+def test_the_notebook_runs_with_the_large_presets(preset: str, run_cells, monkeypatch) -> None:
     monkeypatch.setattr(settings, preset.upper(), tiny(preset))
-    names: dict = {"display": lambda *values: None}
-    for cell in json.loads(NOTEBOOK.read_text())["cells"]:
-        if cell["cell_type"] == "code":
-            exec("".join(cell["source"]), names)
-            if "parameters" in cell["metadata"].get("tags", []):
-                names["preset"] = preset
+    names = run_cells("03_compositional_ebm", preset)
     assert {noise for _, noise in names["gallery"].learned} == set(names["cfg"].noises)
     assert set(names["measured"]) == {claim.id for claim in names["CLAIMS"]}
     assert names["measured"]["C12"].n == 2

@@ -2,19 +2,15 @@
 
 import dataclasses
 import functools
-import json
 import math
 import os
-from pathlib import Path
 
-import matplotlib as mpl
 import pytest
 import torch
 
 from flatlab import data, models, optim, studies, train
 from flatlab.studies.critical_momenta import settings
 
-NOTEBOOK = Path(__file__).parents[3] / "notebooks" / "05_critical_momenta.ipynb"
 GPU = studies.resolve("critical_momenta", "gpu")
 TINY = dataclasses.replace(
     GPU,
@@ -83,15 +79,9 @@ def test_every_method_learns_text(name) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("FLATLAB_DATA"), reason="needs CIFAR-10 and Tiny Shakespeare in $FLATLAB_DATA")
-def test_the_notebook_runs_with_the_gpu_preset(monkeypatch) -> None:
-    mpl.use("Agg")
+def test_the_notebook_runs_with_the_gpu_preset(run_cells, monkeypatch) -> None:
     monkeypatch.setattr(settings, "GPU", TINY)
-    names: dict = {"display": lambda *values: None}
-    for cell in json.loads(NOTEBOOK.read_text())["cells"]:
-        if cell["cell_type"] == "code":
-            exec("".join(cell["source"]), names)
-            if "parameters" in cell["metadata"].get("tags", []):
-                names["preset"] = "gpu"
+    names = run_cells("05_critical_momenta", "gpu")
     assert set(names["nets"]) == set(TINY.images)
     assert set(names["losses"]) == set(TINY.texts)
     assert next(names["nets"]["cm"][0].parameters()).device.type == train.pick_device().type

@@ -1,18 +1,13 @@
 """The real, gpu and full presets of 06 at a tiny size on whatever device is here: the whole notebook."""
 
 import dataclasses
-import json
 import os
-from pathlib import Path
 
-import matplotlib as mpl
 import pytest
 
 from flatlab import studies
 from flatlab.studies.domain_generalization import settings
 from flatlab.studies.domain_generalization.worlds import Task
-
-NOTEBOOK = Path(__file__).parents[3] / "notebooks" / "06_domain_generalization.ipynb"
 
 
 def small(task: Task | None) -> Task | None:
@@ -51,17 +46,10 @@ def tiny(preset: str) -> settings.DomainGeneralization:
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["real", "gpu", "full"])
 @pytest.mark.skipif(not os.environ.get("FLATLAB_DATA"), reason="needs MNIST, CIFAR-10 and PACS in $FLATLAB_DATA")
-def test_the_notebook_runs_with_the_large_presets(preset: str, monkeypatch) -> None:
-    mpl.use("Agg")
+def test_the_notebook_runs_with_the_large_presets(preset: str, run_cells, monkeypatch) -> None:
     cfg = tiny(preset)
     monkeypatch.setattr(settings, preset.upper(), cfg)
-    names: dict = {"display": lambda *values: None}
-    for cell in json.loads(NOTEBOOK.read_text())["cells"]:
-        if cell["cell_type"] == "code":
-            exec("".join(cell["source"]), names)
-            if "parameters" in cell["metadata"].get("tags", []):
-                names["preset"] = preset
-    mpl.pyplot.close("all")
+    names = run_cells("06_domain_generalization", preset)
     assert names["cfg"] == cfg
     assert set(names["measured"]) == {claim.id for claim in names["CLAIMS"]}
     assert names["measured"]["C1.1"].n == 2

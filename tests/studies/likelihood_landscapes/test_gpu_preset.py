@@ -1,18 +1,14 @@
 """The gpu preset's path at a tiny size on whatever device is here: its network, its methods, its notebook."""
 
 import dataclasses
-import json
 import os
-from pathlib import Path
 
-import matplotlib as mpl
 import pytest
 import torch
 
 from flatlab import attacks, data, flatness, studies, train
 from flatlab.studies.likelihood_landscapes import learning, settings
 
-NOTEBOOK = Path(__file__).parents[3] / "notebooks" / "01_likelihood_landscapes.ipynb"
 GPU = studies.resolve("likelihood_landscapes", "gpu")
 TINY = dataclasses.replace(
     GPU,
@@ -48,14 +44,8 @@ def test_every_method_trains_and_is_measured(method, pictures) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("FLATLAB_DATA"), reason="needs CIFAR-10 under $FLATLAB_DATA")
-def test_the_notebook_runs_with_the_gpu_preset(monkeypatch) -> None:
-    mpl.use("Agg")
+def test_the_notebook_runs_with_the_gpu_preset(run_cells, monkeypatch) -> None:
     monkeypatch.setattr(settings, "GPU", TINY)
-    names: dict = {"display": lambda *values: None}
-    for cell in json.loads(NOTEBOOK.read_text())["cells"]:
-        if cell["cell_type"] == "code":
-            exec("".join(cell["source"]), names)
-            if "parameters" in cell["metadata"].get("tags", []):
-                names["preset"] = "gpu"
+    names = run_cells("01_likelihood_landscapes", "gpu")
     assert set(names["networks"]) == set(TINY.names)
     assert next(names["networks"]["std"][0].parameters()).device.type == train.pick_device().type

@@ -1,17 +1,12 @@
 """The gpu, real and full presets of 02 at a tiny size on whatever device is here: the whole notebook."""
 
 import dataclasses
-import json
 import os
-from pathlib import Path
 
-import matplotlib as mpl
 import pytest
 
 from flatlab import studies
 from flatlab.studies.reward_variance import settings
-
-NOTEBOOK = Path(__file__).parents[3] / "notebooks" / "02_reward_variance.ipynb"
 
 
 def tiny(preset: str) -> settings.RewardVariance:
@@ -46,15 +41,9 @@ def tiny(preset: str) -> settings.RewardVariance:
 @pytest.mark.parametrize("preset", ["real", "gpu", "full"])
 @pytest.mark.skipif(not os.environ.get("FLATLAB_DATA"), reason="needs Tiny Shakespeare in $FLATLAB_DATA")
 @pytest.mark.filterwarnings("ignore:An input array is constant")
-def test_the_notebook_runs_with_the_large_presets(preset: str, monkeypatch) -> None:
-    mpl.use("Agg")
+def test_the_notebook_runs_with_the_large_presets(preset: str, run_cells, monkeypatch) -> None:
     monkeypatch.setattr(settings, preset.upper(), tiny(preset))
-    names: dict = {"display": lambda *values: None}
-    for cell in json.loads(NOTEBOOK.read_text())["cells"]:
-        if cell["cell_type"] == "code":
-            exec("".join(cell["source"]), names)
-            if "parameters" in cell["metadata"].get("tags", []):
-                names["preset"] = preset
+    names = run_cells("02_reward_variance", preset)
     assert set(names["lessons"].measures["policy"]) == set(names["cfg"].policies)
     unmeasured = {claim for claim, estimate in names["measured"].items() if estimate is None}
     if preset == "real":

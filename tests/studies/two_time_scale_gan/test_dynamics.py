@@ -201,3 +201,8 @@ def test_adam_is_normalised_and_corrected_and_momentum_is_neither(cfg, monkeypat
         {"lr": 0.1, "betas": (0.9, 0.999), "v": None, "bias_correction": True, "noise": 0.7},
         {"lr": 0.2, "betas": (0.5, 1.0), "v": 1.0, "bias_correction": False, "noise": 0.7},
     ]
+
+
+def test_closer_is_the_last_distance_over_that_at_a_hundredth_of_the_steps() -> None:
+    distances = torch.tensor([[9.0, 1.0, 0.5, 0.01], [9.0, 1.0, 1.0, torch.inf]], dtype=torch.float64)
+    assert dynamics.closer([1, 10, 100, 1000], distances).tolist() == [-2, 300]

@@ -1,11 +1,8 @@
 """The presets of 07 that need data, at a tiny size on whatever device is here: the whole notebook."""
 
-import json
 import os
 from dataclasses import replace
-from pathlib import Path
 
-import matplotlib as mpl
 import pytest
 import torch
 
@@ -13,7 +10,6 @@ from flatlab import gan, studies
 from flatlab.studies.two_time_scale_gan import settings, spectrum, training
 from flatlab.studies.two_time_scale_gan.settings import Arms, Plan, TwoTimeScaleGAN
 
-NOTEBOOK = Path(__file__).parents[3] / "notebooks" / "07_two_time_scale_gan.ipynb"
 PRESETS = [preset for preset in studies.presets("two_time_scale_gan") if preset not in ("quick", "cpu")]
 
 
@@ -70,21 +66,14 @@ def tiny(preset: str) -> TwoTimeScaleGAN:
 @pytest.mark.skipif(
     not os.environ.get("FLATLAB_DATA"), reason="needs MNIST, CIFAR-10, PACS and Tiny Shakespeare in $FLATLAB_DATA"
 )
-def test_the_notebook_runs_with_the_large_presets(preset: str, monkeypatch) -> None:
-    mpl.use("Agg")
+def test_the_notebook_runs_with_the_large_presets(preset: str, run_cells, monkeypatch) -> None:
     cfg = tiny(preset)
     monkeypatch.setattr(settings, preset.upper(), cfg)
     whole = training.Texts._codes
     monkeypatch.setattr(training.Texts, "_codes", lambda self, *which: whole(*which)[:3000])
     # The search for eigenvalues takes minutes on games of this many weights that were trained for three steps.
     monkeypatch.setattr(spectrum, "leading", lambda game, scale, pair: float((scale * game.rates(*pair)).mean()))
-    names: dict = {"display": lambda *values: None}
-    for cell in json.loads(NOTEBOOK.read_text())["cells"]:
-        if cell["cell_type"] == "code":
-            exec("".join(cell["source"]), names)
-            if "parameters" in cell["metadata"].get("tags", []):
-                names["preset"] = preset
-    mpl.pyplot.close("all")
+    names = run_cells("07_two_time_scale_gan", preset)
     assert names["cfg"] == cfg
     assert set(names["measured"]) == {claim.id for claim in names["CLAIMS"]}
     assert names["measured"]["C8.1"].n == names["measured"]["C8.3"].n == len(cfg.seeds)

@@ -3,6 +3,8 @@
 import math
 from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -110,3 +112,12 @@ def test_the_table_sets_the_spectrum_beside_the_runs(small) -> None:
     games = {seed: spectrum.trained_game(PLAN, small, PAIR, seed)[1:] for seed in (5, 6)}
     for row in list(found.itertuples())[::3]:
         assert row.leading == pytest.approx(spectrum.leading(*games[row.seed], (row.lr_d, row.lr_g)), rel=1e-2)
+
+
+def test_points_are_means_over_seeds_freed_of_the_size_of_the_rates() -> None:
+    table = pd.DataFrame(
+        {"lr_d": [0.4, 0.4, 0.1], "lr_g": [0.1, 0.1, 0.1], "leading": [0.2, 0.4, 0.1], "log": [-1.0, np.nan, -0.5]}
+    )
+    found = spectrum.points(table).set_index("ratio")
+    assert found["per rate"].round(9).to_dict() == {1.0: 1.0, 4.0: 1.5}
+    assert found["log"].to_dict() == {1.0: -0.5, 4.0: (-1.0 + 1.0) / 2}

@@ -291,3 +291,19 @@ def test_by_seed_sorts_and_selects() -> None:
     assert training.by_seed(frame, "fid", arm="a", giga=1).tolist() == [1.0, 2.0, 3.0]
     assert training.by_seed(frame, "fid", arm="b").tolist() == [9.0]
     assert training.by_seed(frame[:3], "fid").dtype == float
+
+
+def test_ahead_pairs_seeds_at_one_look_and_fills_what_diverged() -> None:
+    rows = pd.DataFrame(
+        [
+            ("a", 5, 0, -1.0),
+            ("a", 5, 1, -0.4),
+            ("b", 5, 1, 0.1),
+            ("b", 5, 0, np.nan),
+            ("a", 9, 0, 7.0),
+            ("b", 9, 0, 7.0),
+        ],
+        columns=["arm", "giga", "seed", "log"],
+    )
+    found = training.ahead(rows, "a", "b", "log", 5)
+    assert (found.value, found.n) == (pytest.approx((-1.0 - training.WORST - 0.4 - 0.1) / 2), 2)
