@@ -15,7 +15,6 @@ batch. `domain_accuracy(..., statistics="batch")` is the control: what statistic
 import copy
 import functools
 import time
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -34,7 +33,7 @@ from flatlab.dg.measures import domain_accuracy
 from flatlab.dg.registry import default_hparams, get_algorithm
 from flatlab.dg.selection import RULES, Row, RunResult, Selection, select
 from flatlab.rng import SeedGenerators
-from flatlab.train import resume_training, save_training
+from flatlab.train import fingerprint, resume_training, save_training
 from flatlab.train import schedule as schedule_called
 from flatlab.train.batches import as_float
 from flatlab.train.checkpoint import Stateful
@@ -155,15 +154,16 @@ def train_domains(
 
     run = _Run(selection)
     states: dict[str, Stateful] = {"algorithm": method, "run": run}
-    facts = {
-        "algorithm": algorithm, "options": repr(sorted(options.items())), "sources": sources, "targets": targets,
-        "network": str(model), "optimizer": repr(method.optimizer), "augment": augment is not None,
+    facts: dict[str, Any] = {
+        "algorithm": algorithm, "options": fingerprint(dict(sorted(options.items()))), "sources": sources,
+        "targets": targets, "optimizer": fingerprint(optimizer), "augment": fingerprint(augment),
         "steps": steps, "batch_size": batch_size, "eval_every": eval_every, "lr": lr, "schedule": schedule,
         "batch_norm": batch_norm, "selection": list(selection), "holdout": holdout, "seed": seed,
-        "data": {} if checkpoint is None else {name: _checksum(named[name]) for name in parts},
     }  # fmt: skip
     if checkpoint is not None:
-        resume_training(checkpoint, states, settings=facts, device=device)
+        facts["network"] = fingerprint(model)
+        facts["data"] = {name: [fingerprint(named[name].x), fingerprint(named[name].y)] for name in parts}
+        resume_training(checkpoint, states, settings=facts)
 
     looked_at = {
         score: {name: parts[name][part] for name in names}
@@ -366,9 +366,3 @@ def _apart(settings: Settings, name: str) -> Settings:
 
 def _on(domain: Domain, device: torch.device | str) -> Domain:
     return replace(domain, x=domain.x.to(device), y=domain.y.to(device))
-
-
-def _checksum(domain: Domain) -> int:
-    """Of images and labels, by content."""
-    x, y = (tensor.detach().cpu().contiguous().numpy() for tensor in (domain.x, domain.y))
-    return zlib.crc32(y.tobytes(), zlib.crc32(x.tobytes()))

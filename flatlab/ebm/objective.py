@@ -3,7 +3,7 @@
 import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Self
 
 import torch
@@ -31,7 +31,7 @@ class EnergyObjective(Objective):
     _: KW_ONLY
     base: NoiseLike | None = None
     cap: float | None = None
-    watch: Callable[[LossOutput], None] | None = None
+    watch: Callable[[LossOutput], None] | None = field(default=None, compare=False)
 
     full_precision = True
 
@@ -39,7 +39,7 @@ class EnergyObjective(Objective):
         self.rng = SeedGenerators(0)
 
     def __repr__(self) -> str:
-        """The settings; without addresses in memory, as a checkpoint of another process must know them again."""
+        """The settings, without addresses in memory."""
         settings = f"loss={self.loss!r}, base={self.base!r}, cap={self.cap!r}"
         return re.sub(r" at 0x[0-9a-fA-F]+", "", f"{type(self).__name__}({settings})")
 
@@ -77,7 +77,7 @@ class EnergyObjective(Objective):
                 raise ValueError(f"the state has an entry {name}, which {type(self).__name__} does not know")
             parts[whose][rest] = value
         self.rng.load_state_dict(parts["rng"])
-        self.loss.load_state_dict(parts["loss"])
+        self.loss.load_state_dict({name: value.to(self.rng.device) for name, value in parts["loss"].items()})
 
 
 class _OneLogit(nn.Module):

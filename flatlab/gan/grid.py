@@ -26,7 +26,7 @@ from flatlab import checks
 from flatlab.gan.ttur import TTUR
 from flatlab.models.stacked import stackable
 from flatlab.rng import SeedGenerators
-from flatlab.train import TrainingDiverged, resume_training, save_training
+from flatlab.train import TrainingDiverged, fingerprint, resume_training, save_training
 
 Players = Callable[[int], tuple[nn.Module, nn.Module]]
 Pair = tuple[float, float]
@@ -93,7 +93,7 @@ def lr_grid(
         options: further options of `TTUR`, such as {"loss": "wgan-gp", "n_critic": 5}.
         side_by_side: runs trained in one stack at most.
         checkpoint: stem of files that keep what is done at each look, so that a run that was stopped goes on there and
-            ends with the same numbers; `players`, `real` and `score` have to be the same then.
+            ends with the same numbers; `score` has to be the same then.
 
     Raises:
         ValueError: no pairs or no seeds, updates that do not rise, a number below 1, or files of other runs.
@@ -240,7 +240,8 @@ class _Stack:
             "options": dict(options),
             "batch_size": batch_size,
             "samples": samples,
-            "real": list(real.shape),
+            "real": fingerprint(real),
+            "players": fingerprint(made),
         }
 
     def train(self, update: int) -> None:

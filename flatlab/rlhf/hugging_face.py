@@ -6,6 +6,7 @@ reward = rlhf.SequenceReward(classifier, its_tokenizer, lambda row: tokenizer.de
 
 import inspect
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -89,32 +90,38 @@ class _SoftCap(nn.Hardtanh):
         return self.max_val * (input / self.max_val).tanh()
 
 
+@dataclass(eq=False)
 class SequenceReward:
     """A sequence classifier of `transformers`, in eval mode: prompts (N, P), responses (N, T) -> rewards (N,), float32.
 
     Args:
         model: e.g. from `AutoModelForSequenceClassification`.
         tokenizer: the classifier's; it pads on the right here. It must have the pad token of the model's config.
+            Tokenizers change by being used: checkpoints compare neither this one nor `decode`.
         decode: list of the policy's tokens, prompt and response with all padding -> text.
         index: of the logit that is the reward.
         batch: texts at a time.
         max_length: of a text in the classifier's tokens, cut beyond; None cuts nothing.
     """
 
-    def __init__(
-        self, model: Any, tokenizer: Any, decode: Callable[[list[int]], str],
-        *, index: int = 0, batch: int = 32, max_length: int | None = None,
-    ) -> None:  # fmt: skip
-        self.model = model
-        self.tokenizer, self.decode, self.index = tokenizer, decode, checks.at_least("index", index, 0)
-        self.batch, self.max_length = checks.at_least("batch", batch, 1), max_length
-        labels, own = model.config.num_labels, model.config.get_text_config().pad_token_id
-        if index >= labels:
-            raise ValueError(f"index must be < {labels}, the number of the model's logits, got {index}")
-        if tokenizer.pad_token_id is None:
+    model: Any
+    tokenizer: Any = field(compare=False)
+    decode: Callable[[list[int]], str] = field(compare=False)
+    _: KW_ONLY
+    index: int = 0
+    batch: int = 32
+    max_length: int | None = None
+
+    def __post_init__(self) -> None:
+        self.index = checks.at_least("index", self.index, 0)
+        self.batch = checks.at_least("batch", self.batch, 1)
+        labels, own = self.model.config.num_labels, self.model.config.get_text_config().pad_token_id
+        if self.index >= labels:
+            raise ValueError(f"index must be < {labels}, the number of the model's logits, got {self.index}")
+        if (pad := self.tokenizer.pad_token_id) is None:
             raise ValueError("the tokenizer has no pad token; set tokenizer.pad_token, e.g. to tokenizer.eos_token")
-        if own != tokenizer.pad_token_id:
-            raise ValueError(f"set model.config.pad_token_id to the tokenizer's {tokenizer.pad_token_id}, got {own}")
+        if own != pad:
+            raise ValueError(f"set model.config.pad_token_id to the tokenizer's {pad}, got {own}")
 
     def __call__(self, prompts: Tensor, responses: Tensor) -> Tensor:
         texts = [self.decode(row) for row in torch.cat([prompts, responses], 1).tolist()]

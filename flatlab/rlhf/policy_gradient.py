@@ -10,7 +10,6 @@ KL(p || ref), k3, token by token, that of KL(ref || p) at every token given what
 paper's own code takes GRPO's penalty without a gradient, so that it pulls nowhere: `kl_coef=0` is the same.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from flatlab.rlhf.advantages import grpo_advantages, rloo_advantages
 from flatlab.rlhf.losses import kl_penalty
 from flatlab.rlhf.reward_models import judged
 from flatlab.rng import SeedGenerators
-from flatlab.train import TrainingDiverged, resume_training, save_training
+from flatlab.train import TrainingDiverged, fingerprint, resume_training, save_training
 
 Reward = Callable[[Tensor, Tensor], Tensor]
 """Prompts (N, P) and responses (N, T) -> rewards (N,)."""
@@ -152,14 +151,15 @@ def policy_gradient(
         "algo": [algo, k, lam, penalty, scale, clip, updates],
         "optimizer": [optimizer, lr, grad_clip],
         "sampling": [seed, batch, max_new_tokens, temperature, eos, pad],
-        "prompts": hashlib.sha256(prompts.cpu().numpy().tobytes()).hexdigest(),
     }
     parameters = [p for p in policy.parameters() if p.requires_grad]
     stepper = OPTIMIZERS[optimizer](parameters, lr=checks.positive("lr", lr))
     history, draws = PolicyHistory(), SeedGenerators(seed, prompts.device)
     parts: dict[str, Any] = {"policy": policy, "optimizer": stepper, "history": history, "draws": draws}
     if checkpoint is not None:
-        resume_training(checkpoint, parts, settings=settings, device=prompts.device)
+        given = {"prompts": prompts, "reward": reward, "ref": ref.state_dict()}
+        settings |= {name: fingerprint(value) for name, value in given.items()}
+        resume_training(checkpoint, parts, settings=settings)
     order = _order(len(prompts), batch // k, steps, seed).to(prompts.device)
     text: dict[str, Any] = {"temperature": temperature, "eos": eos, "pad": pad}
     with evaluating(policy), evaluating(ref):

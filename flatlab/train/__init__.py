@@ -19,6 +19,7 @@ What is not one network on one data set (two players, rollouts, a sampler) is a 
 from flatlab.train.augment import crop_flip
 from flatlab.train.callbacks import Callback, FirstBelow, Recorder, TrainingState
 from flatlab.train.checkpoint import load_checkpoint, resume_training, save_checkpoint, save_training
+from flatlab.train.content import fingerprint
 from flatlab.train.continual import fit_continual
 from flatlab.train.descend import Descent, descend
 from flatlab.train.device import operations, pick_device, seconds
@@ -52,6 +53,7 @@ __all__ = [
     "distance",
     "evaluate_loss",
     "evaluate_samples",
+    "fingerprint",
     "fit",
     "fit_continual",
     "fit_seeds",

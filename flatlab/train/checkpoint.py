@@ -1,15 +1,20 @@
 """Checkpoints in one safetensors file: tensors as they are, everything else as JSON in the header. No pickle.
 
 parts = {"generator": g, "critic": c, "generator's steps": g_stepper, "critic's steps": c_stepper, "rng": rng}
-resume_training(path, parts)          # if there is a file
+facts = {"data": fingerprint(x), "rounds": 2000}
+resume_training(path, parts, settings=facts)          # if there is a file
 ...
-save_training(path, parts)
+save_training(path, parts, settings=facts)
+
+A checksum over all of it, of which a flipped bit changes something, lies in the header. A file of other settings, of
+another program or with damage is refused with its name; nothing of it has been loaded then.
 """
 
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,8 +22,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from flatlab.files import replacing
+from flatlab.train.content import fingerprint
 
-_FORMAT = "flatlab checkpoint 1"
+_KIND, _FORMAT = "flatlab checkpoint ", "flatlab checkpoint 2"
 
 
 class Stateful(Protocol):
@@ -44,35 +50,37 @@ def save_training(
 
 
 def resume_training(
-    path: str | Path,
-    parts: Mapping[str, Stateful],
-    *,
-    settings: Mapping[str, Any] | None = None,
-    device: torch.device | str = "cpu",
+    path: str | Path, parts: Mapping[str, Stateful], *, settings: Mapping[str, Any] | None = None
 ) -> bool:
     """Continue from what `save_training` wrote, if there is such a file; returns whether there was.
 
     Args:
         path: the file.
-        parts: as they were saved, each ready to load its state.
-        settings: as they were saved.
-        device: where the tensors are needed.
+        parts: as they were saved, each ready to load its state. It is given tensors on the CPU and takes them to where
+            it works, as modules and optimizers do: their counts of steps stay on the CPU, where no step waits for them.
+        settings: as they were saved; `flatlab.train.fingerprint` turns data and functions into such values.
 
     Raises:
-        ValueError: a file of other settings or other parts, or a damaged one.
+        ValueError: a file of other settings or other parts, a state that does not fit its part, and what
+            `load_checkpoint` refuses; names the file.
     """
-    if not Path(path).is_file():
+    if not Path(path).exists():
         return False
-    saved, wanted = load_checkpoint(path, device=device), dict(settings or {})
-    before, states = saved.get("settings", {}), saved.get("states", {})
+    saved, wanted = load_checkpoint(path), dict(settings or {})
+    if saved.keys() != {"settings", "states"}:
+        raise ValueError(f"{path} holds no training (save_training writes one); name another file")
+    before, states = saved["settings"], saved["states"]
     changed = sorted(key for key in before.keys() | wanted.keys() if before.get(key) != wanted.get(key))
-    changed += sorted(states.keys() ^ parts.keys())
+    if others := sorted(states.keys() ^ parts.keys()):
+        raise _other(path, [*changed, *others], "")
     if changed:
-        raise ValueError(
-            f"the checkpoint was made with other settings ({', '.join(changed)}); delete it or name another file"
-        )
+        facts = "; ".join(f"{key} was {before.get(key)}, now is {wanted.get(key)}" for key in changed)
+        raise _other(path, changed, f". There, {facts}")
     for name, part in parts.items():
-        part.load_state_dict(states[name])
+        try:
+            part.load_state_dict(states[name])
+        except (ValueError, TypeError, RuntimeError, LookupError, AttributeError) as error:
+            raise ValueError(f"{path}: its state of {name!r} does not fit; name another file. {error}") from error
     return True
 
 
@@ -85,9 +93,10 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
         TypeError: a value that is neither of these.
     """
     tensors: dict[str, Tensor] = {}
-    skeleton = _flatten(state, "", tensors)
+    skeleton = json.dumps(_flatten(state, "", tensors))
+    header = {"format": _FORMAT, "skeleton": skeleton, "checksum": _checksum(skeleton, tensors)}
     with replacing(Path(path)) as part:
-        save_file(tensors, part, metadata={"format": _FORMAT, "skeleton": json.dumps(skeleton)})
+        save_file(tensors, part, metadata=header)
 
 
 def load_checkpoint(path: str | Path, *, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -95,20 +104,45 @@ def load_checkpoint(path: str | Path, *, device: torch.device | str = "cpu") -> 
 
     Raises:
         FileNotFoundError: no file at `path`.
-        ValueError: a file that is damaged or of another kind.
+        ValueError: what lies there is damaged, of another program or of an earlier version; names the file.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"no checkpoint at {path}")
+    if not path.is_file():
+        raise ValueError(f"{path} is a folder, a pipe or a device, not a checkpoint; name a file")
+    path.open("rb").close()  # an error of reading is none of the content
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
+        with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or no checkpoint ({error}); delete it and train again") from error
-    if header.get("format") != _FORMAT:
-        raise ValueError(f"{path} was not written by save_checkpoint; its format is {header.get('format')!r}")
-    return _unflatten(json.loads(header["skeleton"]), tensors)
+            if (found := header.get("format", "")) == _FORMAT:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, LookupError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged or no checkpoint ({error}); delete it or name another file") from error
+    if found != _FORMAT and found.startswith(_KIND):
+        raise ValueError(
+            f"{path} is in the format {found!r}, and this version of flatlab reads {_FORMAT!r}, which says what data, "
+            "augmentation and objective it belongs to; delete it and train again, or use the version that wrote it"
+        )
+    if found != _FORMAT:
+        raise ValueError(f"{path} was not written by save_checkpoint (its format is {found!r}); name another file")
+    skeleton = header.get("skeleton", "")
+    if header.get("checksum") != _checksum(skeleton, tensors):
+        raise ValueError(f"{path} is damaged: its checksum is not that of its content; delete it and train again")
+    moved = {name: tensor.to(device) for name, tensor in tensors.items()}
+    return cast(dict[str, Any], _unflatten(json.loads(skeleton), moved))
+
+
+def _other(path: str | Path, changed: list[str], facts: str) -> ValueError:
+    """The error of a file of other settings or other parts."""
+    what = ", ".join(changed)
+    return ValueError(f"{path} was made with other settings ({what}); delete it or name another file{facts}")
+
+
+def _checksum(skeleton: str, tensors: Mapping[str, Tensor]) -> str:
+    """Of what a checkpoint holds: names, types, shapes and bytes of its tensors, and all else."""
+    held = "".join(f"{name} {fingerprint(tensors[name])}\n" for name in sorted(tensors))
+    return f"{zlib.crc32((held + skeleton).encode()):08x}"
 
 
 def _flatten(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import FunctionType
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +18,7 @@ from flatlab.train import stacking
 from flatlab.train.batches import Targets, as_float, rows_of, targets_on
 from flatlab.train.callbacks import Callback, TrainingState
 from flatlab.train.checkpoint import Stateful, resume_training, save_training
+from flatlab.train.content import fingerprint
 from flatlab.train.objective import LossFunction, Objective, as_objective
 from flatlab.train.schedules import schedule
 from flatlab.train.stepper import OptimizerFactory, Stepper
@@ -109,7 +109,8 @@ def fit(
         recipe: how to train.
         seeds: one per network: each orders its batches and draws its noise by its own.
         callbacks: told of each step and epoch.
-        checkpoint: a file that is rewritten after each epoch; if it is there, training continues from it exactly.
+        checkpoint: a file that is rewritten after each epoch; if it is there, training continues from it exactly. It
+            knows data, augmentation and objective by content (`flatlab.train.fingerprint`).
         progress: called with the state after each epoch.
 
     Returns:
@@ -117,8 +118,8 @@ def fit(
 
     Raises:
         TrainingDiverged: the loss is not finite, of all networks; names the step and the last finite loss.
-        ValueError: a checkpoint of other settings, seeds that do not match the model, or an objective that does not
-            stack for a stacked model.
+        ValueError: a checkpoint of other settings or other data, or a damaged one; seeds that do not match the model,
+            or an objective that does not stack for a stacked model.
     """
     rng = SeedGenerators(seeds, next(model.parameters()).device)
     count = model.count if isinstance(model, Stacked) else 1
@@ -146,9 +147,10 @@ def fit(
     )
     state = TrainingState(model, stepper, rng.seeds)
     parts: dict[str, Stateful] = {"model": model, "stepper": stepper, "rng": rng, "objective": goal, "state": state}
-    settings = _settings(len(x), goal, recipe, state)
+    settings: dict[str, Any] = {}
     if checkpoint is not None:
-        resume_training(checkpoint, parts, settings=settings, device=rng.device)
+        settings = _settings(data, as_objective(objective), recipe, state)
+        resume_training(checkpoint, parts, settings=settings)
     watchers = list(callbacks)
     model.train()
     while state.epoch < recipe.epochs and not state.stop:
@@ -184,15 +186,21 @@ def _batches(x: Tensor, y: Targets, recipe: Recipe, rng: SeedGenerators) -> Iter
         yield batch if recipe.augment is None else recipe.augment(batch, rng), rows_of(y, index)
 
 
-def _settings(samples: int, objective: Objective, recipe: Recipe, state: TrainingState) -> dict[str, Any]:
+def _settings(data: Dataset, objective: Objective, recipe: Recipe, state: TrainingState) -> dict[str, Any]:
     """What must agree between a checkpoint and the training that continues from it."""
     optimizer, options = stacking.unwrapped(recipe.optimizer, recipe.options)
-    name = optimizer.__name__ if isinstance(optimizer, type | FunctionType) else repr(optimizer)
-    rest = [recipe.batch_size, recipe.lr, recipe.schedule, recipe.grad_clip, name, str(sorted(options.items()))]
     return {
         "seeds": list(state.seeds),
-        "samples": samples,
         "total_steps": state.stepper.total_steps,
-        "objective": repr(objective),
-        "recipe": rest,
+        "data": {"x": fingerprint(data.x), "y": fingerprint(data.y)},
+        "objective": fingerprint(objective),
+        "augment": fingerprint(recipe.augment),
+        "recipe": {
+            "batch_size": recipe.batch_size,
+            "lr": recipe.lr,
+            "schedule": recipe.schedule,
+            "grad_clip": recipe.grad_clip,
+            "amp": recipe.amp,
+            "optimizer": fingerprint(partial(optimizer, **dict(sorted(options.items())))),
+        },
     }

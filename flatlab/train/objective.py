@@ -18,6 +18,9 @@ class Objective(ABC):
 
     Everything else has a default, so that a subclass says only what is special about it. A plain function of the same
     arguments is an objective with all of the defaults.
+
+    A checkpoint knows its objective by the code of its class and by its attributes, without those that `state_dict`
+    names; of a dataclass by the fields that are compared (`field(compare=False)` leaves one out).
     """
 
     stacks: ClassVar[bool] = True
@@ -59,16 +62,16 @@ class Objective(ABC):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class _Function(Objective):
+class PlainFunction(Objective):
     """A plain function as an objective."""
 
-    function: LossFunction
+    func: LossFunction
 
     def __call__(self, model: nn.Module, x: Tensor, y: Any, step_fraction: float = 1.0) -> Tensor:
-        return self.function(model, x, y, step_fraction)
+        return self.func(model, x, y, step_fraction)
 
     def __repr__(self) -> str:
-        return self.function.__name__ if isinstance(self.function, FunctionType) else repr(self.function)
+        return self.func.__name__ if isinstance(self.func, FunctionType) else repr(self.func)
 
 
 def as_objective(given: Objective | LossFunction) -> Objective:
@@ -85,7 +88,7 @@ def as_objective(given: Objective | LossFunction) -> Objective:
             f"{type(given).__name__} has {', '.join(unheard) or 'no __call__'}, but is no Objective: derive it from "
             "flatlab.train.Objective"
         )
-    return _Function(given)
+    return PlainFunction(given)
 
 
 def cross_entropy(model: nn.Module, x: Tensor, y: Tensor, step_fraction: float = 1.0) -> Tensor:

@@ -362,7 +362,7 @@ def test_after_divergence_the_rules_take_what_was_there_before(tmp_path) -> None
         assert same(weights(run, rule), weights(good, rule))
     assert run.selected["last"][:3] == (5, 0, 0), "weights that are no numbers have no class, not the first one"
 
-    again = train(steps=9, augment=lambda x, rng: x, checkpoint=tmp_path / "run")
+    again = train(steps=9, augment=broken_in(5), checkpoint=tmp_path / "run")
     assert again.diverged == 5
     assert again.ms_per_step is None
     assert again.history[:4] == good.history

@@ -28,6 +28,13 @@ def dropping(seed: int) -> nn.Module:
     return FeatureNet(nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Dropout(0.5), nn.Linear(8, 3)))
 
 
+def started(weight: float) -> nn.Module:
+    """A network of the same `repr` whose first weights are others."""
+    model = dropping(0)
+    nn.init.constant_(model.classifier.weight, weight)
+    return model
+
+
 def averaging(seed: int, **options: Any) -> nn.Module:
     return FeatureNet(nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8, **options), nn.Linear(8, 3)))
 
@@ -120,6 +127,22 @@ def test_a_checkpoint_of_other_settings_is_refused(what: str, tmp_path: Path) ->
     train("SAM", steps=2, checkpoint=path)
     with pytest.raises(ValueError, match=rf"made with other settings \(.*\b{what}\b.*delete it or name another"):
         train(**{"name": "SAM", "steps": 2, **CHANGED[what]}, checkpoint=path)
+
+
+@pytest.mark.parametrize("what", ["augment", "optimizer", "options", "network"])
+def test_a_checkpoint_knows_functions_by_content(what: str, tmp_path: Path) -> None:
+    def settings(number: float) -> dict[str, Any]:
+        return {
+            "augment": {"augment": lambda x, rng: x + number},
+            "optimizer": {"optimizer": lambda p, lr: torch.optim.Adam(p, lr=lr, weight_decay=number)},
+            "options": {"hparams": {"rho": number}},
+            "network": {"make_model": lambda seed: started(number)},
+        }[what]
+
+    for _ in range(2):
+        train("SAM", steps=2, checkpoint=tmp_path / "run", **settings(0.125))
+    with pytest.raises(ValueError, match=rf"run was made with other settings \({what}\)"):
+        train("SAM", steps=2, checkpoint=tmp_path / "run", **settings(0.25))
 
 
 @pytest.mark.parametrize("part", ["x", "y"])

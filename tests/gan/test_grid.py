@@ -244,6 +244,13 @@ class TestFiles:
         run(checkpoint=tmp_path / "grid")
         with pytest.raises(ValueError, match=r"other settings \(real\); delete it or name another file"):
             lr_grid(players, REAL[1:], PAIRS, score=score, checkpoint=tmp_path / "grid", **CHOICES)
+        with pytest.raises(ValueError, match=r"other settings \(real\)"):  # as many, with other values
+            lr_grid(players, REAL.flip(0), PAIRS, score=score, checkpoint=tmp_path / "grid", **CHOICES)
+
+    def test_files_of_other_players_are_refused(self, tmp_path: Path) -> None:
+        run(checkpoint=tmp_path / "grid")
+        with pytest.raises(ValueError, match=r"grid\.0\.safetensors was made with other settings \(players\)"):
+            lr_grid(lambda seed: players(seed + 1), REAL, PAIRS, score=score, checkpoint=tmp_path / "grid", **CHOICES)
 
     def test_scores_of_any_kind_of_number_are_kept(self, tmp_path: Path) -> None:
         found = run(score=lambda images: {"fid": images.mean()}, checkpoint=tmp_path / "grid")

@@ -443,7 +443,7 @@ def test_a_checkpoint_continues_bit_by_bit(small: Make, tmp_path: Path, algo: st
 
     settings |= {"checkpoint": file, "save_every": 2}
     with pytest.raises(KeyboardInterrupt):
-        run(interrupted, ref, callbacks=[stop], **settings)
+        run(interrupted, ref, Recorder(), callbacks=[stop], **settings)
     assert not torch.equal(weights(interrupted), weights(straight))
     reward = Recorder()
     again = run(resumed, ref, reward, **settings)
@@ -456,7 +456,7 @@ def test_a_checkpoint_continues_bit_by_bit(small: Make, tmp_path: Path, algo: st
     assert torch.equal(weights(done), weights(straight))
     longer, further = small(), small(7)
     run(longer, ref, **(settings | {"steps": 9, "checkpoint": None}))
-    run(further, ref, **(settings | {"steps": 9}))
+    run(further, ref, Recorder(), **(settings | {"steps": 9}))
     assert torch.equal(weights(further), weights(longer))
 
 
