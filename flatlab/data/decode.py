@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from flatlab.data.cache import Arrays
 from flatlab.data.errors import DataCorrupt
 from flatlab.data.registry import Entry
-from flatlab.data.sources import Source
+from flatlab.data.sources import Source, regular
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -132,6 +132,7 @@ def _parquet(path: Path) -> Any:
     import pyarrow as pa
     from pyarrow.parquet import ParquetFile
 
+    regular(path)
     try:
         return ParquetFile(path)
     except (PermissionError, FileNotFoundError):

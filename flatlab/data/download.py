@@ -8,7 +8,7 @@ from flatlab.data.cache import writable
 from flatlab.data.decode import count_rows
 from flatlab.data.errors import DataCorrupt, DownloadFailed
 from flatlab.data.registry import ENTRIES, Entry
-from flatlab.data.sources import roots
+from flatlab.data.sources import roots, shards
 
 _TIMEOUT = 10.0  # seconds to wait for the hub's answer
 
@@ -45,7 +45,7 @@ def download(name: str, root: str | Path | None = None, *, progress: bool = Fals
         ) from error
     folder = target / entry.config
     for split, rows in entry.rows.items():
-        found = sum(map(count_rows, folder.glob(f"{split}-*.parquet")))
+        found = sum(map(count_rows, shards(folder, split)))
         if found != rows:
             raise DataCorrupt(
                 f"{folder} holds {found:,} rows of {split!r} where {rows:,} are expected: delete it and download again"

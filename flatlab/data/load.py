@@ -49,7 +49,8 @@ def load_images(
 
     Raises:
         DataNotFound: if the files are not there; says where they are expected and how to get them.
-        DataCorrupt: if they are damaged or not what the name says.
+        DataCorrupt: if they are damaged or not what the name says, or a pipe, a socket or a device lies among them.
+        PermissionError: if a folder may not be read.
         ValueError: for an unknown name or split, a bad option, or images of different sizes without `size`.
     """
     if channels not in (None, 1, 3):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from flatlab import checks
 from flatlab.data.errors import DataCorrupt, DataNotFound
-from flatlab.data.sources import roots
+from flatlab.data.sources import regular, roots, shards
 from flatlab.data.synonyms import SPLITS, SynonymTask
 
 FOLDERS = {"sst2": "stanfordnlp/sst2"}
@@ -77,7 +77,7 @@ def load_sentences(
 def _folder(name: str, root: str | Path | None) -> Path:
     for place in roots(root):
         folder = place / FOLDERS[name]
-        if any(folder.glob("data/train-*.parquet")) and (folder / "synonyms.json").is_file():
+        if shards(folder / "data", "train") and (folder / "synonyms.json").exists():
             return folder
     raise DataNotFound(
         f"sentences {name!r} are not under {' or '.join(map(str, roots(root)))}; expected {FOLDERS[name]}/data/"
@@ -89,11 +89,12 @@ def _folder(name: str, root: str | Path | None) -> Path:
 def _rows(folder: Path, split: str) -> list[tuple[str, int]]:
     import pyarrow.parquet as pq
 
-    files = sorted(folder.glob(f"data/{split}-*.parquet"))
+    files = shards(folder / "data", split)
     if not files:
         raise DataNotFound(f"{folder}/data holds no {split}-*.parquet: fetch the set again")
     rows: list[tuple[str, int]] = []
     for path in files:
+        regular(path)
         try:
             table = pq.read_table(path, columns=["sentence", "label"]).to_pydict()
         except Exception as error:
@@ -120,6 +121,7 @@ def _encode(sentence: str, known: dict[str, int], length: int) -> list[int]:
 
 def _synonyms(folder: Path, known: dict[str, int], most: int) -> Tensor:
     path = folder / "synonyms.json"
+    regular(path)
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
         pairs = {word: [str(other) for other in others] for word, others in table.items()}

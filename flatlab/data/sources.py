@@ -7,6 +7,7 @@ ROOT/name/SPLIT/CLASS/*.png|jpg|jpeg     or SPLIT/DOMAIN/CLASS/ for a set with d
 import hashlib
 import os
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from flatlab.data.errors import DataCorrupt, DataNotFound
 from flatlab.data.registry import ENTRIES, Entry
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
+_KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
 
 
 @dataclass(frozen=True)
@@ -37,20 +39,39 @@ class Source:
         return os.path.commonpath([path.parent for path in self.files])
 
     def key(self, entry: Entry) -> str:
-        """Twelve hex digits that change with any file's name, size or time, and with how the files are read."""
+        """Twelve hex digits that change with the root, any file's name, size or time, and how the files are read."""
         digest = hashlib.sha256(repr((1, entry)).encode())
+        digest.update(os.fsencode(self.root.resolve()) + b"\n")
         for path in self.files:
-            facts = path.stat()
-            digest.update(f"{path.relative_to(self.root)}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+            facts = regular(path)
+            digest.update(os.fsencode(f"{path.relative_to(self.root)}\0{facts.st_size}\0{facts.st_mtime_ns}\n"))
         return digest.hexdigest()[:12]
 
 
+def regular(path: Path) -> os.stat_result:
+    """What the system says of a file; DataCorrupt for a folder, and for what would keep its reader waiting."""
+    facts = path.stat()
+    if not stat.S_ISREG(facts.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(facts.st_mode), "device")
+        raise DataCorrupt(f"{path} is a {kind} where a file of data is expected: remove it")
+    return facts
+
+
 def roots(root: str | Path | None = None) -> tuple[Path, ...]:
-    """Folders to look under: `root` alone if given, else `$FLATLAB_DATA` if set, then `data` in the user's cache."""
-    if root:
-        return (Path(root).expanduser(),)
-    named = os.environ.get("FLATLAB_DATA")
-    return (*([Path(named).expanduser()] if named else []), cache.home() / "data")
+    """Folders to look under: `root` alone if given, else `$FLATLAB_DATA` if set, then `data` in the user's cache.
+
+    Raises:
+        DataNotFound: one of them is a file.
+        PermissionError: one of them may not be read.
+    """
+    named = root or os.environ.get("FLATLAB_DATA")
+    found = (*([Path(named).expanduser()] if named else []), *([] if root else [cache.home() / "data"]))
+    for place in filter(Path.exists, found):
+        if not place.is_dir():
+            raise DataNotFound(f"{place} is no folder: set FLATLAB_DATA or root= to the folder of the data")
+        if not os.access(place, os.R_OK | os.X_OK):
+            raise PermissionError(f"{place} may not be read: change its permissions, or name another folder with root=")
+    return found
 
 
 def resolve(name: str, root: str | Path | None = None) -> Entry:
@@ -71,13 +92,19 @@ def find(name: str, entry: Entry, split: str, root: str | Path | None = None) ->
     """The files of a split under the first root that has any; parquet goes before folders."""
     for place in roots(root):
         if entry.hub:
-            parquet = tuple(sorted((place / entry.hub / entry.config).glob(f"{split}-*.parquet")))
+            parquet = shards(place / entry.hub / entry.config, split)
             if parquet:
                 return Source(place, parquet=parquet)
         images = tuple(_images(place / name / split, entry))
         if images:
             return Source(place, images=images)
     return None
+
+
+def shards(folder: Path, split: str) -> tuple[Path, ...]:
+    """The parquet files of a split, in order; none without the folder, PermissionError if it may not be read."""
+    names = re.compile(rf"{re.escape(split)}-.*\.parquet")
+    return tuple(sorted(path for path in folder.iterdir() if names.fullmatch(path.name))) if folder.is_dir() else ()
 
 
 def locate(name: str, entry: Entry, split: str, root: str | Path | None = None) -> Source:

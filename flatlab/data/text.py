@@ -24,7 +24,7 @@ from torch import Tensor
 
 from flatlab import checks
 from flatlab.data.errors import DataCorrupt, DataNotFound
-from flatlab.data.sources import roots
+from flatlab.data.sources import regular, roots
 
 SPLITS = ("train", "validation", "test")
 _LETTERS = string.ascii_lowercase
@@ -201,7 +201,7 @@ def _locate(name: str, split: str, file: str, root: str | Path | None) -> Path:
     """The first such file under a root; DataNotFound with folders, layout and cure where there is none."""
     places = roots(root)
     for place in places:
-        if (place / file).is_file():
+        if (place / file).exists():
             return place / file
     raise DataNotFound(
         f"text {name!r}, split {split!r}, is not under {' or '.join(map(str, places))}; expected {file} there. "
@@ -211,6 +211,7 @@ def _locate(name: str, split: str, file: str, root: str | Path | None) -> Path:
 
 def _read(path: Path) -> str:
     """The file's text, with line ends of any system as one newline."""
+    regular(path)
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

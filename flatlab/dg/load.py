@@ -21,7 +21,7 @@ from flatlab import checks
 from flatlab.data import CORRUPTIONS, DataCorrupt, DataNotFound, ImageSet, corrupt, load_images
 from flatlab.data.decode import resize
 from flatlab.data.sampling import stratified_rows
-from flatlab.data.sources import roots
+from flatlab.data.sources import regular, roots
 from flatlab.dg.digits import coloured_digits, corrupted_digits, rotated_digits
 from flatlab.dg.domains import Domain
 
@@ -164,6 +164,7 @@ def _stored(
 def _array(path: Path) -> NDArray[Any]:
     """A .npy file, mapped into memory; nothing in it is unpickled."""
     try:
+        regular(path)
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
         raise DataNotFound(f"{path} is not there; fetch it again") from error
