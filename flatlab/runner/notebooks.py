@@ -88,10 +88,31 @@ def headings(cell: dict[str, Any]) -> list[str]:
 
 
 def parameters_cell(notebook: dict[str, Any], name: str) -> str:
-    """Source of the code cell tagged `parameters`; StudyError if there is none, since values would have no effect."""
+    """Source of the code cell tagged `parameters`, behind which the values of a run are set.
+
+    Raises:
+        StudyError: there is no such cell, or a cell other than this one would set the values: a second one with the
+            tag, or one with the tag `injected-parameters`, in whose place the values would stand.
+    """
+    tagged = {tag: _numbers(notebook, tag) for tag in ("parameters", "injected-parameters")}
+    if len(tagged["parameters"]) > 1:
+        raise StudyError(
+            f"notebook {name} has several cells with the tag 'parameters', {', '.join(tagged['parameters'])}: "
+            "keep the tag on the one that sets them"
+        )
+    if tagged["injected-parameters"]:
+        raise StudyError(
+            f"notebook {name} has the parameters of an earlier run in {', '.join(tagged['injected-parameters'])}, "
+            "tagged 'injected-parameters': delete what a run has put there"
+        )
     for cell in notebook["cells"]:
         if cell.get("cell_type") == "code" and "parameters" in tags(cell):
             return source(cell)
     raise StudyError(
         f"notebook {name} has no code cell with the tag 'parameters': add the tag to the cell that sets them"
     )
+
+
+def _numbers(notebook: dict[str, Any], tag: str) -> list[str]:
+    """The cells of any type with a tag, such as "cell 2" by their place from 1."""
+    return [f"cell {number}" for number, cell in enumerate(notebook["cells"], 1) if tag in tags(cell)]
