@@ -1,8 +1,9 @@
 """Execute one notebook in a kernel of this Python through papermill, under our own watch.
 
 papermill injects the parameters, keeps the file up to date cell by cell and marks the failing cell. What it does not do
-is decided here: which interpreter runs, where sockets lie, the environment, the time limit, stopping on request, and
-what the outcome was, since papermill records a dead kernel as a completed notebook.
+is decided here: which interpreter runs, where sockets lie, the environment, the time limit, stopping on request, that
+no output is lost, and what the outcome was, since papermill records a dead kernel as a completed notebook, and a
+notebook as well whose background threads failed.
 """
 
 import logging
@@ -30,7 +31,9 @@ from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
 START_TIMEOUT = 120  # seconds; a machine that starts several kernels at once needs more than nbclient's 60
+OUTPUT_TIMEOUT = 60  # seconds for the last outputs of a cell to arrive after its end
 _SOCKET_PATH_LIMIT = 100  # bytes; Linux allows 107, macOS 103, and "-<channel>" is appended
+_FAULTS = "faults"  # file beside the connection file
 
 _log = logging.getLogger("flatlab.runner")
 _log.addHandler(logging.NullHandler())
@@ -45,6 +48,7 @@ class Watch:
         self.manager: AsyncKernelManager | None = None
         self.reason: str | None = None  # "timed out", "interrupted", or None
         self.cell = 0
+        self.fault = ""  # what ended a background thread, and in which cell
         self.process: subprocess.Popen[bytes] | None = None
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._stop = stop
@@ -94,9 +98,14 @@ class WatchedEngine(NBClientEngine):
         **_: Any,
     ) -> None:
         client = PapermillNotebookClient(
-            nb_man, km=watch.manager, kernel_name=kernel_name, startup_timeout=start_timeout, iopub_timeout=60, log=_log
+            nb_man,
+            km=watch.manager,
+            kernel_name=kernel_name,
+            startup_timeout=start_timeout,
+            iopub_timeout=OUTPUT_TIMEOUT,
+            log=_log,
         )
-        cell_start = nb_man.cell_start
+        cell_start, cell_complete = nb_man.cell_start, nb_man.cell_complete
 
         def note(cell: Any, cell_index: int) -> None:
             watch.cell = cell_index + 1
@@ -104,7 +113,11 @@ class WatchedEngine(NBClientEngine):
                 on_cell(watch.cell, len(nb_man.nb.cells))
             cell_start(cell, cell_index)
 
-        nb_man.cell_start = note
+        def look(cell: Any, cell_index: int) -> None:
+            watch.fault = watch.fault or _fault(watch)
+            cell_complete(cell, cell_index)
+
+        nb_man.cell_start, nb_man.cell_complete = note, look
         try:
             client.execute(cleanup_kc=True, **start)
         except BaseException:
@@ -154,15 +167,16 @@ def execute(
         if watch.reason == "interrupted":
             return "interrupted", f"{where}: stopped on request"
         if isinstance(error, CellTimeoutError):
-            return "timed out", f"{where}: {_first_line(str(error))}"
+            return "failed", f"{where}: its output did not arrive within {OUTPUT_TIMEOUT} s of its end"
         if isinstance(error, DeadKernelError):
             return "killed", f"{where}: the kernel died ({watch.exit_words()})"
         if isinstance(error, PapermillExecutionError):
-            return "failed", f"cell {error.cell_index + 1}: {error.ename}: {_first_line(error.evalue)}"
+            cause = f"; {watch.fault}" if watch.fault else ""
+            return "failed", f"cell {error.cell_index + 1}: {error.ename}: {_first_line(error.evalue)}{cause}"
         if isinstance(error, OSError):
             raise
         return "failed", f"{where}: {type(error).__name__}: {_first_line(str(error))}"
-    return _completeness(executed)
+    return ("failed", watch.fault) if watch.fault else _completeness(executed)
 
 
 def environment(threads: int) -> dict[str, str]:
@@ -198,6 +212,10 @@ def _manager() -> Iterator[tuple[AsyncKernelManager, Any]]:
         connection_file=os.path.join(folder, "kernel.json"),
         log=_log,
     )
+    launcher, faults = str(Path(__file__).with_name("launcher.py")), os.path.join(folder, _FAULTS)
+    argv = [sys.executable, "-Xfrozen_modules=off", launcher, faults, "-f", "{connection_file}"]
+    manager.kernel_spec.argv = argv  # type: ignore[union-attr]
+    manager.context.rcvhwm = 0  # the kernel's outputs wait here without limit instead of being dropped
     if sys.platform != "win32" and len(os.fsencode(folder)) <= _SOCKET_PATH_LIMIT - 4:
         manager.transport = "ipc"
         manager.ip = os.path.join(folder, "k")
@@ -206,6 +224,14 @@ def _manager() -> Iterator[tuple[AsyncKernelManager, Any]]:
             yield manager, log
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fault(watch: Watch) -> str:
+    """What ended a background thread of the kernel, in words: the first of them, and how many more; or nothing."""
+    file = Path(watch.manager.connection_file).with_name(_FAULTS) if watch.manager else None
+    lines = file.read_text(encoding="utf-8").splitlines() if file and file.exists() else []
+    more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+    return f"cell {watch.cell}: {lines[0]}{more}" if lines else ""
 
 
 def _end(watch: Watch) -> None:
