@@ -44,16 +44,20 @@ def record(
         seconds: what each run took, by notebook name.
 
     Raises:
-        ValueError: the present file cannot be read, or a table belongs to another preset.
+        ValueError: the present file cannot be read, a table belongs to another preset, or two to one notebook.
     """
     path = Path(folder) / f"{preset}.json"
     try:
         papers: dict[str, Any] = dict(read_file(path)["papers"]) if path.exists() else {}
     except ValueError as error:
         raise ValueError(f"{error}; delete {path} first, since it cannot be kept beside the new ones") from error
+    seen = set[str]()
     for table in tables:
         if table.preset != preset:
             raise ValueError(f"{table.paper} ran with preset {table.preset!r}, not {preset!r}: record it under its own")
+        if table.paper in seen:
+            raise ValueError(f"two tables are of {table.paper}, and one would overwrite the other: join their claims")
+        seen.add(table.paper)
         content = table.to_dict()
         entry = {name: content[name] for name in (*RUN, "claims")}
         papers[table.paper] = entry | {"seconds": (seconds or {}).get(table.paper)}

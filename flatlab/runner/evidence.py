@@ -7,10 +7,11 @@ README.md                                       the tally, between its markers
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from flatlab import claims
+from flatlab.claims.records import read_folder
 from flatlab.runner import figures, notebooks
 from flatlab.runner.notebooks import StudyError
 from flatlab.runner.records import read_records
@@ -29,31 +30,37 @@ def record(preset: str, *, out: Path, folder: Path, readme: Path) -> list[str]:
         readme: whose tally is renewed.
 
     Raises:
-        StudyError: no claims there, or a figure that cannot be kept.
+        StudyError: no claims there, a figure that cannot be kept, or a record that would lose or keep what it should
+            not: a notebook shows several tables, or one of another notebook, or no longer any, or is gone.
         ValueError: claims or records that cannot be read, or a README without markers.
         OSError: a file that cannot be read or written.
     """
     tables, seconds, pictures, lines = [], dict[str, float](), dict[str, dict[str, bytes]](), list[str]()
     texts = [readme.read_text(encoding="utf-8")]
-    for path in notebooks.find(folder):
+    own, kept = {path.stem: path for path in notebooks.find(folder)}, folder / "results"
+    for path in own.values():
         texts += figures.markdown_texts(notebooks.load(path))
+    before = _papers(kept, own)
     for result in read_records(out / preset):
         if result.job != result.notebook:
             continue
-        if result.state != "done" or not result.output:
-            lines.append(f"left out: {result.job} ({result.state})")
+        if result.state != "done" or not result.output or result.notebook not in own:
+            why = result.state if result.notebook in own else f"no notebook of this name in {folder}"
+            lines.append(f"left out: {result.job} ({why})")
             continue
         executed = out / preset / result.output
-        if found := claims.from_notebook(notebooks.load(executed)):
-            tables += found
-            seconds |= {table.paper: result.seconds or 0.0 for table in found}
+        old = before.get(preset, {}).get(result.notebook, ())
+        if table := _table(executed, result.notebook, old):
+            tables.append(table)
+            if lost := [name for name in old if name not in {claim.id for claim in table.claims}]:
+                lines.append(f"no longer claimed by {result.notebook}: {', '.join(lost)}")
+            seconds[result.notebook] = result.seconds or 0.0
             shown = figures.shown_figures(texts, preset, result.notebook)
             pictures[result.notebook] = figures.recorded_figures(executed, shown)
     if not tables:
         raise StudyError(
             f"no claims in {out / preset}: run the notebooks first (python -m flatlab run --preset {preset})"
         )
-    kept = folder / "results"
     lines.append(f"recorded: {claims.record(tables, preset, kept, seconds=seconds)}")
     for name, made in pictures.items():
         figures.keep_figures(made, kept / preset / name)
@@ -62,6 +69,44 @@ def record(preset: str, *, out: Path, folder: Path, readme: Path) -> list[str]:
     renewed = {readme: claims.update_readme(readme, everything)}
     renewed[kept / "README.md"] = claims.update_table(kept, everything)
     return lines + [f"{path}: {'renewed' if changed else 'nothing new'}" for path, changed in renewed.items()]
+
+
+def _papers(kept: Path, own: Collection[str]) -> dict[str, dict[str, list[str]]]:
+    """Preset -> notebook -> ids of its recorded claims; StudyError if one is not among our `own` notebooks."""
+    found = {}
+    for preset, content in read_folder(kept)[0].items():
+        if gone := sorted(content["papers"].keys() - set(own)):
+            raise StudyError(
+                f"{kept / preset}.json holds claims of {', '.join(gone)}, and there is no such notebook: bring it "
+                "back, or delete its entry from the record"
+            )
+        found[preset] = {name: [claim["id"] for claim in paper["claims"]] for name, paper in content["papers"].items()}
+    return found
+
+
+def _table(executed: Path, name: str, old: Sequence[str]) -> claims.ClaimTable | None:
+    """The claims of a run of notebook `name`; None if it shows none, and none are recorded of it, by id in `old`.
+
+    StudyError for more than one table, one under another name, or none where there was one.
+    """
+    notebook = notebooks.load(executed)
+    try:
+        found = claims.from_notebook(notebook)
+    except ValueError as error:
+        raise ValueError(f"{executed}: {error}") from error
+    if others := sorted({table.paper for table in found} - {name}):
+        raise StudyError(
+            f"notebook {name} shows claims of {', '.join(others)}: say paper={name!r} in its table, since what is "
+            "recorded belongs to the notebook of that name"
+        )
+    if len(found) > 1:
+        raise StudyError(f"notebook {name} shows {len(found)} tables of claims, of which one is recorded: join them")
+    if old and not found:
+        raise StudyError(
+            f"notebook {name} shows no claims, and {len(old)} of it are recorded: show its table again, or delete its "
+            "entry from the record"
+        )
+    return found[0] if found else None
 
 
 def recompute(files: Sequence[Path]) -> tuple[list[str], int]:
