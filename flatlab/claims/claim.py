@@ -59,6 +59,9 @@ class Claim:
     family: str = ""
 
     def __post_init__(self) -> None:
+        for name in ("id", "statement", "where", "unit", "units", "population", "exploratory", "note", "family"):
+            if not isinstance(getattr(self, name), str):
+                raise TypeError(f"{self.id}: {name} must be a text, got {getattr(self, name)!r}")
         if not self.id or self.id != self.id.strip() or not self.statement.strip():
             raise ValueError(f"a claim needs an id and a statement, got {self.id!r}: {self.statement!r}")
         if not isinstance(self.rule, Rule):
@@ -99,14 +102,18 @@ class Claim:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Claim":
-        """Inverse of `to_dict`; ValueError if the verdict or mark written there does not follow from the numbers."""
-        values = {name: value for name, value in fields.items() if name not in ("verdict", "fragile")}
-        estimate = values["estimate"]
-        values |= {"rule": Rule.parse(values["rule"]), "estimate": Estimate(**estimate) if estimate else None}
-        claim = cls(**values)
-        if fields["verdict"] != claim.verdict:
+        """Inverse of `to_dict`; ValueError if the fields are not those of a claim, or if the verdict or mark written
+        there does not follow from the numbers."""
+        try:
+            values = {name: value for name, value in fields.items() if name not in ("verdict", "fragile")}
+            estimate = values["estimate"]
+            values |= {"rule": Rule.parse(values["rule"]), "estimate": Estimate(**estimate) if estimate else None}
+            claim, written = cls(**values), fields["verdict"]
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"a claim cannot be read: {error!r}; run the notebook again") from error
+        if written != claim.verdict:
             raise ValueError(
-                f"{claim.id}: the verdict {fields['verdict']!r} does not follow from the numbers, which say "
+                f"{claim.id}: the verdict {written!r} does not follow from the numbers, which say "
                 f"{claim.verdict!r}; run the notebook again"
             )
         if fields.get("fragile", claim.fragile) != claim.fragile:

@@ -57,6 +57,9 @@ class ClaimTable:
         self.environment = dict(this_environment() if environment is None else environment)
         self.settings = _plain(paper, settings or {})
         self.config, self.changes = _described(config), tuple(changes)
+        for name in ("paper", "preset", "title"):
+            if not isinstance(getattr(self, name), str):
+                raise TypeError(f"{name} of a claim table must be a text, got {getattr(self, name)!r}")
         if not self.claims:
             raise ValueError(f"{paper}: a claim table needs at least one claim")
         repeated = [name for name, times in Counter(claim.id for claim in self.claims).items() if times > 1]
@@ -101,7 +104,7 @@ class ClaimTable:
             claims = [Claim.from_dict(claim) for claim in content["claims"]]
             changes = [Change(**change) for change in content["changes"]]
             return cls(claims, **{name: content[name] for name in names}, changes=changes)
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"claims cannot be read: {error!r}") from error
 
     def _repr_mimebundle_(
@@ -143,14 +146,17 @@ def from_notebook(notebook: Mapping[str, Any]) -> list[ClaimTable]:
     ValueError for a table that cannot be read, or whose verdicts do not follow from its numbers.
     """
     tables = []
-    for cell in notebook.get("cells", ()):
-        for output in cell.get("outputs", ()):
-            data = output.get("data", {}).get(MIME)
-            if data is not None:
-                rest = dict(output.get("metadata", {}).get(MIME, {}))
-                numbers = {entry["id"]: entry for entry in rest.pop("numbers", ())}
-                claims = [{**claim, **numbers.get(claim.get("id"), {})} for claim in data.get("claims", ())]
-                tables.append(ClaimTable.from_dict({**data, **rest, "claims": claims}))
+    try:
+        for cell in notebook.get("cells", ()):
+            for output in cell.get("outputs", ()):
+                data = output.get("data", {}).get(MIME)
+                if data is not None:
+                    rest = dict(output.get("metadata", {}).get(MIME, {}))
+                    numbers = {entry["id"]: entry for entry in rest.pop("numbers", ())}
+                    claims = [{**claim, **numbers.get(claim.get("id"), {})} for claim in data.get("claims", ())]
+                    tables.append(ClaimTable.from_dict({**data, **rest, "claims": claims}))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"claims cannot be read: {error!r}") from error
     return tables
 
 

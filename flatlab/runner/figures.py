@@ -72,11 +72,21 @@ def carry_linked(notebook: Mapping[str, Any], source: Path, target: Path) -> Non
     then, and no run lost.
     """
     root = source.resolve()
-    for link in re.findall(r"\]\(([^()\s:#]+\.(?:png|md))[)#]", "\n".join(markdown_texts(notebook))):
-        linked = (root / link).resolve()
-        if linked.is_relative_to(root) and linked.is_file():
-            with suppress(OSError):
-                _write(target / linked.relative_to(root), linked.read_bytes())
+    for linked in linked_files(notebook, root):
+        with suppress(OSError):
+            _write(target / linked.relative_to(root), linked.read_bytes())
+
+
+def linked_files(notebook: Mapping[str, Any], root: Path) -> list[Path]:
+    """The PNG and Markdown files under the folder `root`, given resolved, that a notebook in it links to."""
+    links = re.findall(r"\]\(([^()\s:#]+\.(?:png|md))[)#]", "\n".join(markdown_texts(notebook)))
+    found = dict[Path, None]()
+    for link in links:
+        with suppress(OSError, ValueError, RuntimeError):  # too long, a zero byte, a circle of links: no file of ours
+            path = (root / link).resolve()
+            if path.is_relative_to(root) and path.is_file():
+                found[path] = None
+    return list(found)
 
 
 def markdown_texts(notebook: Mapping[str, Any]) -> list[str]:

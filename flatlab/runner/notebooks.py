@@ -45,7 +45,7 @@ def load(path: str | Path) -> dict[str, Any]:
     """The notebook's JSON (format 4); StudyError if it is not one."""
     try:
         notebook = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StudyError(f"{path} is not a notebook: {error}") from error
     if not isinstance(notebook, dict) or notebook.get("nbformat") != 4 or not isinstance(notebook.get("cells"), list):
         raise StudyError(f"{path} is not a notebook of format 4")

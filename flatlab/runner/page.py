@@ -45,18 +45,31 @@ class JobView:
 
 
 def render(jobs: Sequence[JobView], *, title: str, preset: str) -> str:
-    """The whole page."""
-    problems = [job for job in jobs if job.problem]
-    shown = [job for job in jobs if job.tables or job.figures or not job.problem]
-    body = [_header(jobs, title, preset), _problems(problems), _contents(shown)]
-    body += [_section(job) for job in shown]
-    body.append(_environment(jobs, preset))
+    """The whole page. A job that cannot be drawn becomes a problem that says why; the others stay as they are."""
+    jobs = [_drawable(job, preset) for job in jobs]
+    body = _body(jobs, title, preset)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}: {escape(preset)}</title>\n<style>{CSS}</style>\n</head>\n"
-        f'<body>\n<main class="page">\n{"".join(body)}</main>\n</body>\n</html>\n'
+        f'<body>\n<main class="page">\n{body}</main>\n</body>\n</html>\n'
     )
+
+
+def _body(jobs: Sequence[JobView], title: str, preset: str) -> str:
+    shown = [job for job in jobs if job.tables or job.figures or not job.problem]
+    parts = [_header(jobs, title, preset), _problems([job for job in jobs if job.problem]), _contents(shown)]
+    return "".join([*parts, *map(_section, shown), _environment(jobs, preset)])
+
+
+def _drawable(job: JobView, preset: str) -> JobView:
+    """The job, if a page of it alone can be drawn."""
+    try:
+        _body([job], "", preset)
+    except Exception as error:  # whatever its files hold
+        words = f"{type(error).__name__}: {error}"
+        return JobView(job.name, job.name, job.state, problem="cannot be shown", error=words)
+    return job
 
 
 def _header(jobs: Sequence[JobView], title: str, preset: str) -> str:
@@ -223,7 +236,7 @@ def _figure(figure: Figure) -> str:
 def _size(png: str) -> tuple[int, int]:
     """Width and height that a base64 PNG states in its header; zeros if it has none."""
     header = b64decode(png[:32])
-    return struct.unpack(">II", header[16:24]) if header[12:16] == b"IHDR" else (0, 0)
+    return struct.unpack(">II", header[16:]) if len(header) == 24 and header[12:16] == b"IHDR" else (0, 0)
 
 
 def _environment(jobs: Sequence[JobView], preset: str) -> str:

@@ -16,6 +16,13 @@ from flatlab.files import abandoned, write_text
 
 STATES = ("done", "cached", "failed", "killed", "timed out", "interrupted")
 UNREADABLE = "unreadable record"
+_KINDS: dict[str, Any] = {  # of the fields of a record that are no text
+    "parameters": dict,
+    "seconds": int | float | None,
+    "output": str | None,
+    "started": str | None,
+    "finished": str | None,
+}
 
 
 @dataclass(frozen=True)
@@ -62,9 +69,14 @@ def read_record(folder: Path, job: str) -> JobResult:
     path = record_path(folder, job)
     try:
         record = JobResult(**json.loads(path.read_text(encoding="utf-8")))
-        if not isinstance(record.state, str):
-            raise TypeError(f"the state is {record.state!r}")
-    except (OSError, ValueError, TypeError) as error:
+        for name, value in vars(record).items():
+            if not isinstance(value, _KINDS.get(name, str)):
+                raise TypeError(f"{name} is {value!r:.80}")
+        if record.job != job:
+            raise ValueError(f"it is of the job {record.job!r:.80}")
+        if record.seconds is not None and not 0 <= record.seconds < 1e9:
+            raise ValueError(f"seconds is {record.seconds!r:.80}")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         return JobResult(job, job, state=UNREADABLE, error=f"jobs/{path.name}: {error}")
     return record
 

@@ -8,8 +8,9 @@ It is built from files alone, so that it can be built again at any time, also wh
 Jobs without a result come first. A notebook or record that cannot be read is listed there too and stops nothing.
 """
 
-import os
+import hashlib
 import re
+from base64 import b64decode
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,9 @@ from typing import Any
 from flatlab.claims import ClaimTable, from_notebook
 from flatlab.files import write_text
 from flatlab.runner import notebooks
+from flatlab.runner.figures import linked_files
 from flatlab.runner.page import Figure, JobView, render
 from flatlab.runner.records import JobResult, read_records
-
-_TEMPLATE = "{% extends 'index.html.j2' %}{% block html_head_js_requirejs %}{% endblock %}"  # nothing here needs it
 
 
 def build_report(results_dir: Path | str, *, title: str = "flatlab results", expected: Sequence[str] = ()) -> Path:
@@ -39,25 +39,40 @@ def build_report(results_dir: Path | str, *, title: str = "flatlab results", exp
         raise FileNotFoundError(f"no results in {results_dir}: run some first (python -m flatlab run)")
     records = {record.job: record for record in read_records(folder)}
     names = {*records, *(path.stem for path in folder.glob("*.ipynb")), *expected}
-    jobs = [_view(folder, name, records.get(name)) for name in sorted(names)]
+    jobs = [_card(folder, name, records.get(name)) for name in sorted(names)]
     page = folder / "index.html"
-    write_text(page, render(jobs, title=title, preset=folder.name))
+    write_text(page, _writable(render(jobs, title=title, preset=folder.name)))
     return page
 
 
 def export_html(notebook: Path) -> Path:
-    """Write an executed notebook as `<name>.html` beside it, images embedded, unless that is up to date."""
-    page = notebook.with_suffix(".html")
-    if page.exists() and page.stat().st_mtime_ns >= notebook.stat().st_mtime_ns:
-        return page
-    from nbconvert import HTMLExporter
+    """Write an executed notebook as `<name>.html` beside it, images embedded, unless the page there is of the same."""
+    page, mark = notebook.with_suffix(".html"), _mark(notebook)
+    if not (page.is_file() and page.read_bytes().endswith(mark.encode())):
+        from flatlab.runner.export import to_html  # nbconvert: a second to import, and not needed for pages made before
 
-    exporter = HTMLExporter(raw_template=_TEMPLATE, embed_images=True)
-    body, _ = exporter.from_filename(str(notebook))
-    changed = notebook.stat().st_mtime_ns
-    write_text(page, body)
-    os.utime(page, ns=(changed, changed))
+        write_text(page, _writable(to_html(notebook)) + mark)
     return page
+
+
+def _mark(notebook: Path) -> str:
+    """The last line of the page of a notebook: a hash of what it shows, its own content and the files it links to."""
+    files = [notebook, *linked_files(notebooks.load(notebook), notebook.parent.resolve())]
+    digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files))
+    return f"<!-- shows {digest.hexdigest()} -->\n"
+
+
+def _writable(text: str) -> str:
+    """A text as UTF-8 can hold it: half of a character, which JSON may have, becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _card(folder: Path, name: str, record: JobResult | None) -> JobView:
+    """What the page shows of a job; if nothing else can be, why not."""
+    try:
+        return _view(folder, name, record)
+    except Exception as error:  # whatever a record holds must not hide the other results
+        return JobView(name, name, "unreadable", problem="unreadable", error=_words(error))
 
 
 def _view(folder: Path, name: str, record: JobResult | None) -> JobView:
@@ -75,11 +90,12 @@ def _view(folder: Path, name: str, record: JobResult | None) -> JobView:
                 view |= step(path)
             except Exception as error:  # a broken file must not hide the other results
                 problem = problem or "unreadable notebook"
-                errors.append(f"{named}: {_last_lines(f'{type(error).__name__}: {error}')}")
+                errors.append(f"{named}: {_words(error)}")
         if "html" in view:
             view["html"] = Path(view["html"]).relative_to(folder).as_posix()
         if not ended_well:
-            view["note"] = "The run did not reach its end; this is as far as it came, and counts nowhere."
+            early = "The run did not reach its end; this is as far as it came, and counts nowhere."
+            view["note"] = f"{early} {view.get('note', '')}".rstrip()
     elif not problem:
         problem = "missing"
         errors.append(f"there is no {named} in {folder.name}: run it again")
@@ -100,17 +116,33 @@ def _export(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Title, claim tables and figures of an executed notebook."""
+    """Title, claim tables and figures of an executed notebook, and a note on pictures that cannot be shown."""
     notebook = notebooks.load(path)
-    heading, figures = path.stem, []
+    heading, figures, lost = path.stem, [], 0
     for cell in notebook["cells"]:
         heading = [heading, *notebooks.headings(cell)][-1]
         for output in cell.get("outputs", ()):
-            png = re.sub(r"\s", "", "".join(output.get("data", {}).get("image/png", "")))
-            if png and re.fullmatch(r"[A-Za-z0-9+/]+={0,2}", png):
-                figures.append(Figure(png, heading))
+            if (data := output.get("data", {}).get("image/png")) is not None:
+                png = _png(data)
+                figures += [Figure(png, heading)] if png else []
+                lost += not png
     tables: tuple[ClaimTable, ...] = tuple(from_notebook(notebook))
-    return {"title": notebooks.title(notebook) or path.stem, "tables": tables, "figures": tuple(figures)}
+    note = f"Pictures that cannot be shown: {lost}." if lost else ""
+    title = notebooks.title(notebook) or path.stem
+    return {"title": title, "tables": tables, "figures": tuple(figures), "note": note}
+
+
+def _png(data: Any) -> str:
+    """The base64 text of a PNG, as an output holds it, on one line; empty if it is none."""
+    try:
+        text = re.sub(r"\s", "", "".join(data))
+        return text if b64decode(text, validate=True).startswith(b"\x89PNG") else ""
+    except (TypeError, ValueError):
+        return ""
+
+
+def _words(error: Exception) -> str:
+    return _last_lines(f"{type(error).__name__}: {error}")
 
 
 def _last_lines(error: object, n: int = 12) -> str:
