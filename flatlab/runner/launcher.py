@@ -34,9 +34,9 @@ def note_faults(file: Path) -> None:
         show(fault)
         if fault.exc_type is not SystemExit:
             name = fault.thread.name if fault.thread else "without a name"
-            what = f"{fault.exc_type.__name__}: {fault.exc_value}".partition("\n")[0]
-            with file.open("a", encoding="utf-8") as lines:
-                lines.write(f"the thread {name} failed: {what}\n")
+            line = f"the thread {name} failed: {fault.exc_type.__name__}: {fault.exc_value}".splitlines()[0]
+            with file.open("a", encoding="utf-8", errors="backslashreplace") as lines:
+                lines.write(f"{line}\n")
 
     threading.excepthook = hook
 

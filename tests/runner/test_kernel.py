@@ -60,7 +60,8 @@ def test_what_a_thread_without_a_name_says(tmp_path: Path, monkeypatch: pytest.M
     shown: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", shown.append)
     launcher.note_faults(tmp_path / "faults")
-    fault = threading.ExceptHookArgs((KeyError, KeyError("x"), None, None))
-    threading.excepthook(fault)
-    assert shown == [fault]
-    assert (tmp_path / "faults").read_text() == "the thread without a name failed: KeyError: 'x'\n"
+    faults = [threading.ExceptHookArgs((kind, kind("\ud800"), None, None)) for kind in (ValueError, SystemExit)]
+    for fault in faults:
+        threading.excepthook(fault)
+    assert shown == faults
+    assert (tmp_path / "faults").read_text() == "the thread without a name failed: ValueError: \\ud800\n"
