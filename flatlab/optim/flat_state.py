@@ -80,12 +80,15 @@ class FlatState:
         return all(state.get(name) is view for state, name, view in self._views)
 
     def flatten(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Tensors of the parameters' shapes as one array (S, K); of a single one a view where that is possible."""
+        """Tensors of the parameters' shapes as one contiguous array (S, K), of a single one a view where possible.
+
+        Contiguous, as torch's fused kernels need it: they read memory in a row, whatever strides say.
+        """
         rows = [
             (t if row_major else t.permute(order)).reshape(self.networks, -1)
             for t, order, row_major in zip(tensors, self._orders, self._row_major, strict=True)
         ]
-        return (rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)).to(self.dtype)
+        return (rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)).to(self.dtype).contiguous()
 
     def weights_view(self) -> Tensor | None:
         """The only parameter itself as (S, K); None if there are several, or if it needs another dtype."""
@@ -100,9 +103,9 @@ class FlatState:
         slots = flat.shape[:-2]
         found = []
         for part, p, order in zip(flat.split(self._widths, dim=-1), self.params, self._orders, strict=True):
-            view = part.view(*slots, *(p.shape[dim] for dim in order))
+            view = part.view((*slots, *(p.shape[dim] for dim in order)))
             back = sorted(range(p.ndim), key=order.__getitem__)
-            found.append(view.permute(*range(len(slots)), *(len(slots) + dim for dim in back)))
+            found.append(view.permute((*range(len(slots)), *(len(slots) + dim for dim in back))))
         return found
 
 

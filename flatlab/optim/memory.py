@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from flatlab import checks
 from flatlab.optim.declared_options import declared_options, take_options
 from flatlab.optim.flat_state import FlatState
+from flatlab.optim.groups import check_once, check_stacked, fill_options
 from flatlab.optim.memory_slots import MemorySlots
 from flatlab.optim.memory_stats import memory_statistics
 from flatlab.optim.memory_update import Number, StepPlan, UpdateChunk
@@ -69,7 +70,7 @@ class MemoryOptimizer(Optimizer):
         differentiable: not supported.
 
     Raises:
-        ValueError: an option out of range (named with its bound), or complex parameters.
+        ValueError: an option out of range (named with its bound), complex parameters, or one given twice in a group.
         RuntimeError: differentiable=True.
     """
 
@@ -103,9 +104,7 @@ class MemoryOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        for group in self.param_groups:
-            for name, value in self.defaults.items():
-                group.setdefault(name, value)
+        fill_options(self)
         self._memory_groups, self._scratch = {}, {}
         self._share_slots()
 
@@ -196,12 +195,10 @@ class MemoryOptimizer(Optimizer):
             raise ValueError(f"buffer_dtype must be a floating-point dtype, got {group['buffer_dtype']}")
         if group["capturable"] and (group["resum_every"] or group.get("init") == "official"):
             raise ValueError("capturable=True excludes resum_every and init='official', which look at the step")
-        rows = group["networks"]
-        for index, p in enumerate(group["params"]):
-            if p.is_complex():
-                raise ValueError("complex parameters are not supported: pass torch.view_as_real(parameter)")
-            if rows is not None and (p.ndim == 0 or p.shape[0] != checks.at_least("networks", rows, 1)):
-                raise ValueError(f"networks={rows}, but parameter {index} of the group has shape {tuple(p.shape)}")
+        if any(p.is_complex() for p in group["params"]):
+            raise ValueError("complex parameters are not supported: pass torch.view_as_real(parameter)")
+        check_once(group["params"])
+        check_stacked(group["params"], group["networks"])
 
     # --- one step -----------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from flatlab import checks
 from flatlab.optim import norms
+from flatlab.optim.groups import check_once, check_stacked, fill_options
 
 
 class NormalizedSGD(Optimizer):
@@ -36,7 +37,8 @@ class NormalizedSGD(Optimizer):
         differentiable: not supported.
 
     Raises:
-        ValueError: an option out of range, or a group whose `networks` are not those of the others.
+        ValueError: an option out of range, a parameter given twice, or a group whose `networks` are not those of
+            the others.
         RuntimeError: differentiable=True.
     """
 
@@ -58,9 +60,7 @@ class NormalizedSGD(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        for group in self.param_groups:
-            for name, value in self.defaults.items():
-                group.setdefault(name, value)
+        fill_options(self)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in torch; the group joins the common norm."""
@@ -107,8 +107,5 @@ class NormalizedSGD(Optimizer):
         count, shared = group["networks"], self.defaults["networks"]
         if count != shared:
             raise ValueError(f"networks={count} in one group, but {shared} in all others, with which it shares a norm")
-        if count is None:
-            return
-        for index, p in enumerate(group["params"]):
-            if p.ndim == 0 or p.shape[0] != checks.at_least("networks", count, 1):
-                raise ValueError(f"networks={count}, but parameter {index} of the group has shape {tuple(p.shape)}")
+        check_once(group["params"])
+        check_stacked(group["params"], count)

@@ -30,7 +30,10 @@ class Bucket:
 
 
 def gradient_buckets(groups: Iterable[dict[str, Any]], name: str) -> list[Bucket]:
-    """The buckets of all parameters that have a gradient; RuntimeError, in the name of optimizer `name`, if sparse."""
+    """The buckets of all parameters that have a gradient, which they may write into: an expanded one is copied first.
+
+    RuntimeError, in the name of optimizer `name`, for a sparse gradient.
+    """
     buckets: list[Bucket] = []
     for group in groups:
         kinds: dict[tuple[torch.device, torch.dtype], Bucket] = {}
@@ -39,6 +42,8 @@ def gradient_buckets(groups: Iterable[dict[str, Any]], name: str) -> list[Bucket
                 continue
             if param.grad.layout != torch.strided:
                 raise RuntimeError(f"{name} does not support sparse gradients: use a dense layer (sparse=False)")
+            if 0 in param.grad.stride():  # expanded: what is written into one number would appear in others
+                param.grad = param.grad.clone(memory_format=torch.contiguous_format)
             bucket = kinds.setdefault((param.device, param.dtype), Bucket(group, [], [], []))
             bucket.sources.append(param)
             bucket.params.append(as_real(param.detach()))

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from flatlab import checks
 from flatlab.optim import norms
+from flatlab.optim.groups import check_once, check_stacked, fill_options
 
 
 class StackedAdam(Optimizer):
@@ -37,7 +38,8 @@ class StackedAdam(Optimizer):
         differentiable: not supported.
 
     Raises:
-        ValueError: an option out of range, or rates, `networks` and shapes that do not go together.
+        ValueError: an option out of range, a parameter given twice, or rates, `networks` and shapes that do not go
+            together.
         RuntimeError: differentiable=True.
     """
 
@@ -63,9 +65,7 @@ class StackedAdam(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        for group in self.param_groups:
-            for name, value in self.defaults.items():
-                group.setdefault(name, value)
+        fill_options(self)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in torch; a sequence of learning rates becomes a tensor (S,) of float64."""
@@ -120,9 +120,8 @@ class StackedAdam(Optimizer):
                 wanted = "(S,)" if count is None else f"({count},), one rate for each of the networks={count}"
                 raise ValueError(f"lr must be a number or have shape {wanted}, got shape {tuple(lr.shape)}")
             count = len(lr)
-        for index, p in enumerate(group["params"] if count is not None else ()):
-            if p.ndim == 0 or p.shape[0] != count:
-                raise ValueError(f"networks={count}, but parameter {index} of the group has shape {tuple(p.shape)}")
+        check_once(group["params"])
+        check_stacked(group["params"], count)
 
 
 def _move(group: dict[str, Any], params: list[Tensor], grads: list[Tensor], states: list[dict[str, Any]]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
 from flatlab import checks
+from flatlab.optim.groups import check_once
 
 BaseOptimizer = Callable[..., Optimizer] | Optimizer
 """An optimizer class (or any function that builds one from parameters and options), or an instance."""
@@ -131,7 +132,8 @@ class Wrapper(Optimizer):
                 group.setdefault(key, value)
 
     def _check_group(self, group: Mapping[str, Any]) -> None:
-        """Raise ValueError for an option out of range or, if networks are stacked, for a wrong first dimension."""
+        """Raise ValueError for an option out of range, a parameter given twice or, if stacked, of a wrong dimension."""
+        check_once(group["params"])
         if self.networks is None:
             return
         names = group.get("param_names", range(len(group["params"])))

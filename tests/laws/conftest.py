@@ -115,8 +115,7 @@ class Case:
     @staticmethod
     def frozen(opt: Any, params: Iterable[Tensor] = ()) -> dict[str, Any]:
         """All that an optimizer holds, and parameters, in a form that == compares to the last bit."""
-        held = dict(_leaves("", {"params": list(params), **opt.state_dict()}))
-        return {key: value for key, value in held.items() if not key.endswith("/differentiable")}  # torch adds it late
+        return dict(_leaves("", {"params": list(params), **opt.state_dict()}))
 
 
 @functools.cache
@@ -213,6 +212,8 @@ WANTED: dict[str, Callable[[Case], bool]] = {
     "by_group": lambda case: not case.two_pass and case.cls is not NormalizedSGD,
     "two_pass": lambda case: case.two_pass,
     "memory": lambda case: case.remembers,
+    # neither the class nor its base has one
+    "unremembering": lambda case: not issubclass(case.base, MemoryOptimizer) and not case.remembers,
     # torch's bases have a fused kernel of their own, for which they may be asked
     "unfused": lambda case: not case.control and not case.torch_base,
     # torch's SGD takes sparse gradients

@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -88,6 +89,46 @@ def test_copies_continue_bit_equal_and_independently(case, steps: int, how: str)
     assert case.frozen(opt, params) == before
     case.run(opt, params, range(steps, steps + 4))
     assert case.frozen(twin, twins) == case.frozen(opt, params)
+
+
+COPIED: dict[str, Callable[[Any], Any]] = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda opt: pickle.loads(pickle.dumps(opt)),
+}
+
+
+def options(opt: Any) -> list[dict[str, Any]]:
+    return [opt.defaults, *opt.state_dict()["param_groups"]]
+
+
+@pytest.mark.parametrize("how", COPIED)
+def test_copies_have_the_same_options_and_leave_the_original_its_own(case, how: str) -> None:
+    params = case.params()
+    opt = case.make(params[:2])
+    before = copy.deepcopy(options(opt))
+    twin = COPIED[how](opt)
+    assert options(twin) == before == options(opt)
+    twin.add_param_group({"params": case.params()[2:]})
+    assert twin.param_groups[1].keys() == twin.param_groups[0].keys()
+
+
+def test_a_loaded_group_has_the_options_that_were_saved_and_no_other(case) -> None:
+    (_, opt), (_, other) = case.built(), case.built()
+    before = copy.deepcopy(options(opt))
+    other.load_state_dict(stored(opt.state_dict()))
+    assert options(other) == before
+    opt.load_state_dict(opt.state_dict())
+    assert options(opt) == before
+
+
+def test_an_option_that_torch_once_spread_into_groups_goes_when_they_are_loaded(unfused) -> None:
+    _, opt = unfused.built()
+    before = copy.deepcopy(options(opt))
+    state = opt.state_dict()
+    state["param_groups"][0]["differentiable"] = False
+    opt.load_state_dict(state)
+    assert options(opt) == before
 
 
 def droppable(case, held: dict[str, Any]) -> list[str]:
