@@ -8,7 +8,7 @@
 with g0 = grad L(w) on the same batch, d = 1e-12, norms over all parameters, and a base optimizer that steps from w
 with the final gradient. Two ways to use them:
 
-    optimizer.step(closure)             # the closure zeroes gradients, computes the loss, calls backward, returns it
+    optimizer.step(closure)             # the closure computes the loss, calls backward, returns the loss
 
     loss(w).backward()                  # or by hand
     optimizer.first_step(zero_grad=True)

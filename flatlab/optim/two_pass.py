@@ -56,7 +56,8 @@ class TwoPass(Wrapper):
         options: those of the method; any other goes to the base class, such as lr. Not with an instance.
 
     Raises:
-        ValueError, TypeError: an option out of range, an instance with other parameters, a base that cannot be one.
+        ValueError, TypeError: an option out of range, a parameter given twice, an instance with other parameters, a
+            base that cannot be one.
         RuntimeError: sparse gradients; calls of `first_step`, `second_step` and `step` out of order.
     """
 
@@ -105,8 +106,10 @@ class TwoPass(Wrapper):
         """Both passes and the update; returns the loss of the first pass.
 
         Args:
-            closure: zeroes the gradients, computes the loss, calls backward and returns the loss. It is called twice,
-                and must use the same batch both times. None only finishes a manual loop, after `restore`.
+            closure: computes the loss, calls backward and returns the loss. It is called twice, and must use the same
+                batch both times. Gradients are zeroed, in place, before each call, so that it need not do so: what
+                they held before the step does not count, and a batch in parts is accumulated inside of the closure.
+                None only finishes a manual loop, after `restore`.
         """
         if closure is None:
             self._base_step()
@@ -114,12 +117,10 @@ class TwoPass(Wrapper):
         if not callable(closure):
             raise TypeError(f"closure must be callable, got {type(closure).__name__}")
         self._require_unperturbed("step(closure)")
-        with torch.enable_grad():
-            loss = closure()
+        loss = self._gradients_of(closure)
         self.first_step()
         try:
-            with torch.enable_grad():
-                closure()
+            self._gradients_of(closure)
         except BaseException:
             self._restore_weights()
             self._ascent = None
@@ -203,6 +204,12 @@ class TwoPass(Wrapper):
     def __getstate__(self) -> dict[str, Any]:
         self._require_unperturbed("copying or pickling")
         return {**super().__getstate__(), "model": self.model, "running_stats": self.running_stats, "_ascent": None}
+
+    def _gradients_of(self, closure: Callable[[], Any]) -> Any:
+        """Run the closure for gradients that are its alone; in place, for a replayed graph writes where they are."""
+        self.zero_grad(set_to_none=False)
+        with torch.enable_grad():
+            return closure()
 
     def _schedule(self, group: dict[str, Any]) -> None:
         """Set the options of `group` that change from step to step."""
