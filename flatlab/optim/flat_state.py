@@ -17,10 +17,17 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class StateChunk:
-    """Columns start..stop of every flat array; a memory of C slots as (C, S, K), or as a tuple of C arrays (S, K)."""
+    """Columns start..stop of every flat array.
+
+    Attributes:
+        start, stop: the columns.
+        target: what the update of the parameters is added to, (S, K).
+        buffers: a memory of C slots as (C, S, K), or as a tuple of C arrays (S, K); any other buffer as (S, K).
+    """
 
     start: int
     stop: int
+    target: Tensor
     buffers: dict[str, Any]
 
 
@@ -39,6 +46,13 @@ class FlatState:
         self._row_major = [order == tuple(range(len(order))) for order in self._orders]
         self._widths = [p.numel() // networks for p in params]
         self.dtype = torch.float32 if params[0].dtype in (torch.float16, torch.bfloat16) else params[0].dtype
+        own = self._weights_view()
+        self.in_place = own is not None
+        """Whether the target is the only parameter itself."""
+        self.target = self._array(self.dtype) if own is None else own
+        """What the update is added to, (S, K): the only parameter itself if that is possible, else room for moves."""
+        self._moves = self.unflatten(self.target) if own is None else []
+        self._place = (params[0].data_ptr(), params[0].stride())
         self.buffers: dict[str, Tensor] = {}
         self._views: list[tuple[dict[str, Any], str, Tensor]] = []
         self._chunks: dict[tuple[int, bool], list[StateChunk]] = {}
@@ -51,7 +65,7 @@ class FlatState:
             dtype: of the array.
             slots: (C,) for a memory of C slots, () for any other buffer.
         """
-        flat = torch.zeros(*slots, self.networks, sum(self._widths), dtype=dtype, device=self.params[0].device)
+        flat = self._array(dtype, slots)
         for state, view in zip(self.states, self.unflatten(flat), strict=True):
             if name in state:
                 view.copy_(state[name])
@@ -65,18 +79,21 @@ class FlatState:
         if (size, unbind) not in self._chunks:
             count = max(1, round(width / size)) if size else 1
             edges = [width * i // count for i in range(count + 1)]
-            self._chunks[size, unbind] = [
-                StateChunk(start, stop, {name: self._columns(name, start, stop, unbind) for name in self.buffers})
-                for start, stop in pairwise(edges)
-            ]
+            self._chunks[size, unbind] = [self._columns(start, stop, unbind) for start, stop in pairwise(edges)]
         return self._chunks[size, unbind]
 
-    def _columns(self, name: str, start: int, stop: int, unbind: bool) -> Any:
-        part = self.buffers[name][..., start:stop]
-        return part.unbind(0) if unbind and part.ndim == 3 else part
+    def _columns(self, start: int, stop: int, unbind: bool) -> StateChunk:
+        parts = {name: flat[..., start:stop] for name, flat in self.buffers.items()}
+        buffers = {name: part.unbind(0) if unbind and part.ndim == 3 else part for name, part in parts.items()}
+        return StateChunk(start, stop, self.target[:, start:stop], buffers)
+
+    def _array(self, dtype: torch.dtype, slots: tuple[int, ...] = ()) -> Tensor:
+        return torch.zeros(*slots, self.networks, sum(self._widths), dtype=dtype, device=self.params[0].device)
 
     def is_current(self) -> bool:
-        """Whether every state still holds the views of these arrays."""
+        """Whether every state still holds the views of these arrays, and the target is where it was."""
+        if self.in_place and self._place != (self.params[0].data_ptr(), self.params[0].stride()):
+            return False
         return all(state.get(name) is view for state, name, view in self._views)
 
     def flatten(self, tensors: Sequence[Tensor]) -> Tensor:
@@ -90,9 +107,14 @@ class FlatState:
         ]
         return (rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)).to(self.dtype).contiguous()
 
-    def weights_view(self) -> Tensor | None:
+    def move(self) -> None:
+        """Add the target to the parameters, unless it is them."""
+        if not self.in_place:
+            torch._foreach_add_(self.params, [move.to(self.params[0].dtype) for move in self._moves])
+
+    def _weights_view(self) -> Tensor | None:
         """The only parameter itself as (S, K); None if there are several, or if it needs another dtype."""
-        p = self.params[0]
+        p = self.params[0].detach()
         ordered = p if self._row_major[0] else p.permute(self._orders[0])
         if len(self.params) > 1 or p.dtype != self.dtype or not ordered.is_contiguous():
             return None

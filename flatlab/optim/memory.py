@@ -7,10 +7,10 @@ One decision holds for all tensors of a parameter group (with norm="parameter": 
 `flatlab.optim.memory_slots`. `flatlab.optim.memory_update` computes the aggregate a_t.
 
 Cost: a step does not depend on the capacity C. Tensors on the CPU that are large are updated in chunks that stay in the
-cache, small ones together in flat arrays (`flatlab.optim.flat_state`).
+cache, small ones together in flat arrays (`flatlab.optim.flat_state`); views of all of them are made once.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, cast
 
@@ -263,6 +263,7 @@ class MemoryOptimizer(Optimizer):
             known is not None
             and len(known.params) == len(params)
             and all(a is b for a, b in zip(known.params, params, strict=True))
+            and known.slots.held_by(self.state[params[0]])
             and all(flat_state.is_current() for flat_state in known.flat_states)
         ):
             return known
@@ -286,7 +287,7 @@ class MemoryOptimizer(Optimizer):
         if group["networks"] is not None:
             each = torch.stack([torch.linalg.vector_norm(g.reshape(len(g), -1), dim=1, dtype=_wide(g)) for g in grads])
         else:
-            each = torch.stack([n.to(grads[0].device) for n in _foreach_norm(grads)])[:, None]
+            each = torch.stack(_foreach_norm(grads))[:, None]
         if group["norm"] == "parameter":
             return list(each)
         whole = each.sum(dim=0) if group["norm"] == "sum" else torch.linalg.vector_norm(each, dim=0)
@@ -313,32 +314,29 @@ class MemoryOptimizer(Optimizer):
         group = plan.group
         if group["weight_decay"] and group["decoupled_weight_decay"]:
             torch._foreach_mul_(flat.params, 1 - plan.lr * group["weight_decay"])
-        grads, view = flat.flatten([cast(Tensor, p.grad) for p in flat.params]), flat.weights_view()
+        grads = flat.flatten([cast(Tensor, p.grad) for p in flat.params])
         if group["maximize"]:
             grads = grads.neg()
         coupled = group["weight_decay"] and not group["decoupled_weight_decay"]
-        weights = (flat.flatten(flat.params) if view is None else view) if coupled else None
-        target = torch.zeros_like(grads) if view is None else view
-        chunks = flat.chunks(CHUNK if plan.fused else grads.shape[1], unbind=plan.fused)
-        sizes = [chunk.stop - chunk.start for chunk in chunks]
-        olds = [None] * len(chunks) if weights is None else weights.split(sizes, dim=1)
-        scratch, cut = self._workspace(grads, max(sizes)), torch.split_with_sizes
-        columns = zip(chunks, cut(target, sizes, 1), cut(grads, sizes, 1), olds, sizes, strict=True)
-        for chunk, moved, g, old, size in columns:
-            self._rule(plan, UpdateChunk(moved, old, g, scratch[:, :size], chunk.buffers))
+        if not flat.in_place:
+            flat.target.zero_()
+        weights = (flat.target if flat.in_place else flat.flatten(flat.params)) if coupled else None
+        for chunk in flat.chunks(CHUNK if plan.fused else 0, unbind=plan.fused):
+            start, stop = chunk.start, chunk.stop
+            old, scratch = None if weights is None else weights[:, start:stop], self._workspace(grads, stop - start)
+            self._rule(plan, UpdateChunk(chunk.target, old, grads[:, start:stop], scratch, chunk.buffers))
         every = group["resum_every"]
         if every and group["capacity"] and plan.step % every == 0:
             total = flat.buffers["memory_sum"]
             total.copy_(flat.buffers["memory"].sum(0, dtype=total.dtype))
-        if view is None:
-            torch._foreach_add_(flat.params, [v.to(flat.params[0].dtype) for v in flat.unflatten(target)])
+        flat.move()
 
     def _workspace(self, like: Tensor, width: int) -> Tensor:
         """Uninitialised (S, width) to compute in; kept, so that on a CPU it stays in the cache."""
         kind = (like.device, like.dtype, like.shape[0])
         if kind not in self._scratch or self._scratch[kind].shape[1] < width:
             self._scratch[kind] = like.new_empty(like.shape[0], width)
-        return self._scratch[kind]
+        return self._scratch[kind][:, :width]
 
     def _stats(self, group: dict[str, Any]) -> dict[str, Any]:
         members: dict[int, list[dict[str, Any]]] = {}
@@ -365,12 +363,12 @@ def _wide(t: Tensor) -> torch.dtype:
     return torch.float64 if t.dtype == torch.float64 else torch.float32
 
 
-def _foreach_norm(grads: list[Tensor]) -> Iterable[Tensor]:
-    """Euclidean norm of each tensor, in float32 at least; tensors of one device and dtype in one call."""
+def _foreach_norm(grads: list[Tensor]) -> list[Tensor]:
+    """Euclidean norm of each tensor, in float32 at least, on the device of the first; those of one kind in one call."""
     if len({(g.device, g.dtype) for g in grads}) == 1:
-        return torch._foreach_norm(grads, 2, dtype=_wide(grads[0]))
+        return list(torch._foreach_norm(grads, 2, dtype=_wide(grads[0])))
     wide = max((_wide(g) for g in grads), key=lambda dtype: dtype.itemsize)
-    return [torch.linalg.vector_norm(g, dtype=wide) for g in grads]
+    return [torch.linalg.vector_norm(g, dtype=wide).to(grads[0].device) for g in grads]
 
 
 def _parts(params: list[Tensor], foreach: bool | None) -> list[list[Tensor]]:

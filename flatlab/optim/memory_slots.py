@@ -44,6 +44,10 @@ class MemorySlots:
         """The slots of a parameter with this optimizer state, not copied."""
         return cls(*(state[name] for name in cls.NAMES))
 
+    def held_by(self, state: Mapping[str, Any]) -> bool:
+        """Whether these are the slots that this state holds, and not others with which it was filled since."""
+        return all(state[name] is getattr(self, name) for name in self.NAMES)
+
     @property
     def capacity(self) -> int:
         """The number of slots C."""
