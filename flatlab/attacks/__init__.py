@@ -5,7 +5,8 @@
     report = attacks.evaluate_robustness(model, x, y, 0.1, suite="standard")
 
 Models map inputs (N, ...) in [0, 1] to logits (N, C) and do their own normalisation. Single attacks want the model in
-eval mode and leave it there; `evaluate_robustness` switches the mode and restores it.
+eval mode and leave it there; `evaluate_robustness` switches the mode and restores it. A model of half precision gets
+its inputs in its own dtype; iterates, balls and results are float32, or float64 for inputs in float64.
 """
 
 from flatlab.attacks.ascent import SignAscent, ZeroGradientWarning

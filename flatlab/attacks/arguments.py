@@ -27,8 +27,7 @@ def batch(model: nn.Module, x: Tensor, y: Tensor, clip: Box) -> tuple[Tensor, Te
                 f"inputs must lie in clip={clip!r}, got values in [{float(smallest):g}, {float(largest):g}]"
             )
     checks.labels(y, len(x))
-    x = x.detach()
-    return x if x.dtype in (torch.float32, torch.float64) else x.float(), y.long()
+    return modes.at_least_float32(x.detach()), y.long()
 
 
 def uniform_noise(x: Tensor, eps: float, generator: torch.Generator | None) -> Tensor:
@@ -61,6 +60,6 @@ def differentiable(x: Tensor, *others: Tensor | None) -> Iterator[tuple[Tensor, 
 def clean_logits(model: nn.Module, x: Tensor, y: Tensor, rows: int) -> Tensor:
     """Checked logits (N, C) in passes of `rows`; ValueError for non-finite ones and labels out of range."""
     with torch.no_grad():
-        logits = checks.logits(torch.cat([model(part) for part in x.split(rows)]), len(x))
+        logits = checks.logits(torch.cat([modes.call(model, part) for part in x.split(rows)]), len(x))
     checks.labels(y, len(x), logits.shape[1])
     return logits

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from flatlab import checks
+from flatlab import checks, modes
 from flatlab.attacks.arguments import Box
 from flatlab.attacks.losses import Objective
 
@@ -110,13 +110,16 @@ class SignAscent:
             inspect: raise ValueError for logits that are not finite and for classes out of range.
         """
         adv.requires_grad_(True)
-        logits = self.model(adv)
+        logits = modes.call(self.model, adv)
         if inspect:
             checks.logits(logits.detach(), len(adv))
             for classes in (y, targets):
                 if classes is not None:
                     checks.labels(classes, len(adv), logits.shape[1])
         slope = self.objective.slope(logits.detach(), y, targets)
+        if modes.dtype_of(self.model, adv.dtype) != adv.dtype:
+            # Only signs count, and the slope of a confident network is less than half precision can hold.
+            slope = slope / slope.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)
         gradient = None
         if logits.requires_grad:
             (gradient,) = torch.autograd.grad(logits, adv, slope, allow_unused=True)
@@ -126,7 +129,7 @@ class SignAscent:
     def score(self, adv: Tensor, y: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Whether the model is fooled at `adv`, and the objective there, both (n,); arguments as of `gradient`."""
         with torch.no_grad():
-            logits = self.model(adv)
+            logits = modes.call(self.model, adv)
             return is_fooled(logits, y, targets), self.objective.value(logits, y, targets)
 
     def _step(self, x: Tensor, adv: Tensor, gradient: Tensor, buffer: Tensor) -> None:

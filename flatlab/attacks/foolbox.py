@@ -64,7 +64,7 @@ def foolbox_attack(
 
     device = next((parameter.device for parameter in model.parameters()), x.device)
     with modes.evaluating(model), _frozen(model), differentiable(x, y) as (x, y):
-        wrapped = fb.PyTorchModel(model, bounds=(0, 1), device=device)
+        wrapped = fb.PyTorchModel(_Called(model).eval(), bounds=(0, 1), device=device)
         _require_agreement(model, wrapped, x, y)
         _, clipped, _ = ready(wrapped, x, y, epsilons=eps)
     return clipped.detach()
@@ -87,7 +87,18 @@ def disagreement(model: nn.Module, x: Tensor, y: Tensor, eps: float, *, steps: i
     torch.manual_seed(seed)
     theirs = foolbox_attack("LinfPGD", model, x, y, eps, steps=steps)
     with torch.no_grad():
-        return float((model(ours).argmax(1) != model(theirs).argmax(1)).double().mean())
+        return float((modes.call(model, ours).argmax(1) != modes.call(model, theirs).argmax(1)).double().mean())
+
+
+class _Called(nn.Module):
+    """A model that is given its inputs in its own dtype."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return modes.call(self.model, x)
 
 
 def _import_foolbox() -> Any:
@@ -109,7 +120,7 @@ def _named(
 
 def _require_agreement(model: nn.Module, wrapped: Any, x: Tensor, y: Tensor) -> None:
     with torch.no_grad():
-        own = checks.logits(model(x), len(x))
+        own = checks.logits(modes.call(model, x), len(x))
         checks.labels(y, len(x), own.shape[1])
         theirs = wrapped(x)
     if not torch.equal(own.argmax(1), theirs.argmax(1)):

@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from flatlab import checks
+from flatlab import checks, modes
 from flatlab.attacks import losses
 from flatlab.attacks.arguments import Box, batch, clean_logits, uniform
 from flatlab.attacks.ascent import is_fooled
@@ -102,7 +102,7 @@ def _search(
             proposal = torch.where(inside, _perturbed(images, eps * signs, clip), current)
 
         flat = proposal.reshape(len(alive), *x.shape[1:])
-        logits = torch.cat([model(part) for part in flat.split(rows_per_pass)])
+        logits = torch.cat([modes.call(model, part) for part in flat.split(rows_per_pass)])
         value, fooled = losses.margin(logits, labels), is_fooled(logits, labels)
         better = (value > best) | fooled if query else torch.ones_like(fooled)
         best = torch.where(better, value, best)

@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from flatlab import checks
+from flatlab import checks, modes
 from flatlab.rng import SeedGenerators
 from flatlab.train import Objective
 
@@ -64,11 +64,17 @@ class Defense(Objective):
             step_fraction: fraction of the training done so far, in [0, 1]; only `ramp` depends on it.
 
         Raises:
-            TypeError: integer inputs, or labels that are not integers.
+            TypeError: integer or half-precision inputs, half-precision weights, or labels that are not integers.
             ValueError: an empty batch, labels of another length, a fraction outside [0, 1].
         """
         checks.inputs(x, box=False)
         checks.labels(y, len(x))
+        for dtype in (x.dtype, modes.dtype_of(model, x.dtype)):
+            if dtype in modes.HALF:
+                raise TypeError(
+                    f"{self.name} moves inputs and weights by less than {dtype} tells apart: train in float32, "
+                    "inside torch.autocast if it must be fast"
+                )
         return self.loss(model, x, y, self.radius_at(step_fraction))
 
     def wrap(self, model: nn.Module) -> nn.Module:

@@ -31,6 +31,7 @@ What is proven rather than measured is `flatlab.bounds.certified_flatness`, for 
 of the same length never leaves them, so that sam_sharpness <= certified_flatness(...).gap for the mean cross-entropy.
 
 Models are in eval mode (RuntimeError for BatchNorm or Dropout in train mode), and are left exactly as they were found.
+Weights of half precision are measured at their values, in float32: rounding would drown differences and curvature.
 """
 
 from flatlab.flatness.directions import (

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from flatlab import checks, modes
 from flatlab.flatness.landscape import Point
-from flatlab.flatness.likelihood import finite_logits, rows_at_once
+from flatlab.flatness.likelihood import finite_logits, rows_at_once, samples
 
 Like = TypeVar("Like", Tensor, Point)
 
@@ -63,9 +63,9 @@ def gradient_sign(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int | N
         x: inputs (N, ...); y: labels (N,).
         batch_size: rows given to the model at once.
     """
-    modes.require_eval(model)
-    checks.inputs(x, box=False)
+    x = samples(model, x)
     checks.labels(y, len(x))
+    modes.require_gradients(x)
     signs = []
     for start in range(0, len(x), size := rows_at_once(x, batch_size)):
         rows = x[start : start + size].detach().requires_grad_()
@@ -100,5 +100,5 @@ def _scaled(direction: Tensor, weight: Tensor) -> Tensor:
 
 def filter_normalized_direction(model: nn.Module, *, generator: torch.Generator | None = None) -> Point:
     """A Gaussian direction in the space of `over_parameters(model, ...)`, normalised filter by filter."""
-    weights = tuple(p.detach() for p in model.parameters() if p.requires_grad)
+    weights = tuple(modes.at_least_float32(p.detach()) for p in model.parameters() if p.requires_grad)
     return filter_normalize(gaussian(weights, generator=generator), weights)

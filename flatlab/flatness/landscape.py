@@ -41,7 +41,7 @@ class Landscape:
 
     Attributes:
         functions: functions of `*point`; the landscape is their unweighted mean, and each must be deterministic.
-        point: tensors that share the memory of the model's weights, so the point follows a model that trains on.
+        point: tensors that share the memory of the model's float weights, so the point follows a model that trains on.
         names: one name per tensor of `point`.
     """
 
@@ -107,7 +107,9 @@ class Landscape:
 
     def evaluate(self, function: Function, point: Sequence[Tensor]) -> Tensor:
         """One of the functions at `point`, checked to be a scalar tensor."""
-        value = function(*point)
+        # Also under autocast: differences of values are less than half precision tells apart.
+        with torch.autocast(device_type=point[0].device.type, enabled=False):
+            value = function(*point)
         if not isinstance(value, Tensor):
             raise TypeError(f"a landscape's function must return a tensor, got {type(value).__name__}; drop .item()")
         if value.numel() != 1:
@@ -119,6 +121,7 @@ class Landscape:
         return self._differentiate(function, leaves, create_graph=create_graph)[1]
 
     def _differentiate(self, function: Function, leaves: Point, *, create_graph: bool) -> tuple[Tensor, Point]:
+        modes.require_gradients(leaves[0])
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH) if create_graph else nullcontext():
             # The plain attention kernel where a second derivative may follow: the fused ones have none.
             value = self.evaluate(function, leaves)
@@ -139,6 +142,16 @@ def over_tensors(function: Function | Sequence[Function], *tensors: Tensor) -> L
     for index, tensor in enumerate(tensors):
         if not tensor.is_floating_point():
             raise TypeError(f"tensor {index} of the point is {tensor.dtype}; a landscape needs floating coordinates")
+        if tensor.dtype in modes.HALF:
+            raise TypeError(
+                f"tensor {index} of the point is {tensor.dtype}, too coarse for differences and second derivatives: "
+                "pass tensor.float(), and let the function compute in float32"
+            )
+        if tensor.is_inference():
+            raise RuntimeError(
+                f"tensor {index} of the point was made inside torch.inference_mode(), which autograd refuses: "
+                "pass tensor.clone(), made outside of it"
+            )
     functions = (function,) if callable(function) else tuple(function)
     if not functions:
         raise ValueError("a landscape needs at least one function")
@@ -157,6 +170,7 @@ def over_parameters(
     Args:
         model: any module; `loss` gets this very object, so attributes and methods besides forward work too. While
             `loss` runs, other tensors stand in for its parameters. A nn.ModuleList holds the players of a game.
+            Of half-precision weights, float32 copies made now are the point; each layer then computes in float32.
         loss: maps the model to a scalar tensor; a sequence of losses (one per mini-batch) stands for their mean.
         only: names of the parameters that span the space. Default: all that require gradients, in the order of
             `model.named_parameters()`.
@@ -179,14 +193,19 @@ def over_parameters(
 
         def function(*point: Tensor) -> Tensor:
             modes.require_eval(model)
-            stand_in = dict(zip(keys, point[: len(keys)], strict=True))
             # cuDNN's recurrent layers have no gradient in eval mode, and no second derivative at all.
-            with torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext():
+            with (
+                torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext(),
+                modes.in_float32(model) as rest,
+            ):
+                stand_in = {f"model.{name}": tensor for name, tensor in rest.items()}
+                stand_in |= zip(keys, point[: len(keys)], strict=True)
                 return functional_call(bound, stand_in, tuple(point[len(keys) :]))
 
         return function
 
-    space = over_tensors([function_of(one) for one in losses], *(named[name] for name in chosen), *joint)
+    point = (modes.at_least_float32(tensor) for tensor in (*(named[name] for name in chosen), *joint))
+    space = over_tensors([function_of(one) for one in losses], *point)
     return Landscape(space.functions, space.point, (*chosen, *(f"joint{i}" for i in range(len(joint)))))
 
 

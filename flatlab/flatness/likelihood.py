@@ -71,9 +71,16 @@ def relative_log_likelihood(model: nn.Module, x: Tensor, x0: Tensor) -> Tensor:
     return log_density(finite_logits(model, x)) - log_density(finite_logits(model, x0))
 
 
+def samples(model: nn.Module, x: Tensor) -> Tensor:
+    """The batch x (N, ...) as every measure takes it: checked, detached, at least float32; the model in eval mode."""
+    modes.require_eval(model)
+    x = modes.at_least_float32(checks.inputs(x, box=False).detach())
+    return x.clone() if x.is_inference() and not torch.is_inference_mode_enabled() else x
+
+
 def finite_logits(model: nn.Module, rows: Tensor, *, first: int = 0, repeats: int = 1) -> Tensor:
     """The model's logits of `rows`, checked. Rows count from `first`, `repeats` to a sample; errors name the sample."""
-    logits = model(rows)
+    logits = modes.call_in_float32(model, rows)
     finite = logits.isfinite()
     if finite.ndim == 2 and not finite.all():
         row = int((~finite.all(dim=1)).nonzero()[0])

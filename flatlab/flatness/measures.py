@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from flatlab import checks, modes
 from flatlab.flatness.directions import LAWS, draw
-from flatlab.flatness.likelihood import check_field, field_values, finite_logits, rows_at_once
+from flatlab.flatness.likelihood import check_field, field_values, finite_logits, rows_at_once, samples
 
 REDUCTIONS = ("max", "mean", "final")
 EXACT_DIMENSIONS = 12
@@ -86,8 +86,7 @@ def likelihood_flatness(
         ValueError: for options outside their range, and for non-finite logits (naming the sample).
         TypeError: for integer inputs. RuntimeError: for BatchNorm or Dropout in train mode.
     """
-    modes.require_eval(model)
-    checks.inputs(x, box=False)
+    x = samples(model, x)
     checks.one_of("reduce", reduce, REDUCTIONS)
     checks.one_of("law", law, (*LAWS, "adversarial"))
     check_field(field, y, len(x))
@@ -155,8 +154,7 @@ def margin_flatness(
 
     The other arguments are those of `likelihood_flatness`.
     """
-    modes.require_eval(model)
-    checks.inputs(x, box=False)
+    x = samples(model, x)
     with torch.no_grad():
         size = rows_at_once(x, batch_size)
         logits = torch.cat([finite_logits(model, x[i : i + size], first=i) for i in range(0, len(x), size)])
@@ -220,7 +218,7 @@ class _Walk:
         group = max(1, _DRAWN_AT_ONCE // numbers)
         size = group * max(1, _KEPT_AT_ONCE // (group * numbers))
         for start in range(0, len(x), size):
-            here, labels = x[start : start + size].detach(), None if y is None else y[start : start + size]
+            here, labels = x[start : start + size], None if y is None else y[start : start + size]
             origin, gradient = self._origin(here, labels, start)
             yield self._changes(here, origin, self._directions(here, gradient, group), labels, start)
 
@@ -272,6 +270,7 @@ class _Walk:
 
 def input_gradient(values: Tensor, x: Tensor) -> Tensor:
     """The gradient of each of the values (N,) by its own row of x; zero where the model ignores its input."""
+    modes.require_gradients(x)
     if not values.requires_grad:
         return torch.zeros_like(x)
     return torch.autograd.grad(values, x, torch.ones_like(values), materialize_grads=True)[0]

@@ -10,8 +10,8 @@ one colour scale.
 import torch
 from torch import Tensor, nn
 
-from flatlab import checks, modes
-from flatlab.flatness.likelihood import check_field, field_values, finite_logits, rows_at_once
+from flatlab import checks
+from flatlab.flatness.likelihood import check_field, field_values, finite_logits, rows_at_once, samples
 from flatlab.flatness.slices import NORMALIZATIONS, Plane, require_plane, symmetric_grid
 
 
@@ -45,9 +45,8 @@ def likelihood_plane(
     Returns:
         Plane with float values (n, n) for one input, a batch of one included, or (N, n, n).
     """
-    modes.require_eval(model)
     single = x.ndim in (1, 3)
-    batch = checks.inputs(x[None] if single else x, box=False).detach()
+    batch = samples(model, x[None] if single else x)
     labels = y.reshape(-1) if y is not None and single else y
     check_field(field, labels, len(batch))
     radius = checks.positive("radius", radius)

@@ -10,9 +10,9 @@ approximation (the dual norm of the ball), G_2 the scale of Phi under random sig
 import torch
 from torch import Tensor, nn
 
-from flatlab import checks, modes
+from flatlab import checks
 from flatlab.flatness.directions import draw
-from flatlab.flatness.likelihood import check_field, field_values, finite_logits, rows_at_once
+from flatlab.flatness.likelihood import check_field, field_values, finite_logits, rows_at_once, samples
 from flatlab.flatness.measures import FlatnessResult, input_gradient, summarize
 
 
@@ -45,8 +45,7 @@ def worst_case_flatness(
         clip: range of inputs to stay in. Default: none, the ball that `likelihood_flatness` looks at too.
         generator: where starts come from, one draw per sample and restart.
     """
-    modes.require_eval(model)
-    checks.inputs(x, box=False)
+    x = samples(model, x)
     check_field(field, y, len(x))
     checks.at_least("steps", steps, 1)
     checks.at_least("restarts", restarts, 1)
@@ -55,7 +54,7 @@ def worst_case_flatness(
     low, high = (-torch.inf, torch.inf) if clip is None else clip
     size, worst = rows_at_once(x, batch_size), []
     for first in range(0, len(x), size):
-        here = x[first : first + size].detach()
+        here = x[first : first + size]
         labels = None if y is None else y[first : first + size]
         with torch.no_grad():
             origin = field_values(field, finite_logits(model, here, first=first), labels)
@@ -102,8 +101,7 @@ def gradient_flatness(
 
     The other arguments are those of `worst_case_flatness`; nothing is drawn, so `stderr` is 0.
     """
-    modes.require_eval(model)
-    checks.inputs(x, box=False)
+    x = samples(model, x)
     check_field(field, y, len(x))
     eps = checks.radius(eps)
     if p not in (1, 2):

@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flatlab import checks
-from flatlab.modes import evaluating
+from flatlab import checks, modes
 from flatlab.train.batches import as_float, targets
 
 
@@ -28,9 +27,10 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 1024) 
         batch_size: inputs at a time.
     """
     checks.labels(y, len(checks.inputs(x)))
-    with evaluating(model), torch.no_grad():
+    with modes.evaluating(model), torch.no_grad():
         hits = [
-            (model(xb).argmax(1) == yb).sum() for xb, yb in zip(x.split(batch_size), y.split(batch_size), strict=True)
+            (modes.call(model, xb).argmax(1) == yb).sum()
+            for xb, yb in zip(x.split(batch_size), y.split(batch_size), strict=True)
         ]
     return int(torch.stack(hits).sum()) / len(y)
 
@@ -38,7 +38,11 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 1024) 
 def distance(model: nn.Module, other: nn.Module) -> float:
     """The Euclidean distance of the weights of two networks of one architecture, wherever they lie."""
     pairs = zip(model.parameters(), other.parameters(), strict=True)
-    return float(sum((a - b.to(a.device)).detach().square().sum() for a, b in pairs)) ** 0.5
+    return float(sum(_gap(a, b.to(a.device)).square().sum() for a, b in pairs)) ** 0.5
+
+
+def _gap(a: Tensor, b: Tensor) -> Tensor:
+    return modes.at_least_float32(a.detach()) - modes.at_least_float32(b.detach())
 
 
 def evaluate_loss(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 1024) -> Evaluation:
@@ -58,9 +62,9 @@ def evaluate_loss(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 1
         raise ValueError("x is empty: there is nothing to evaluate")
     targets(y, len(x))
     losses, hits = [], []
-    with evaluating(model), torch.no_grad():
+    with modes.evaluating(model), torch.no_grad():
         for xb, yb in zip(x.split(batch_size), y.split(batch_size), strict=True):
-            logits = model(as_float(xb))
+            logits = modes.call(model, as_float(xb))
             if logits.shape[:-1] != yb.shape:
                 raise ValueError(
                     f"the model must return logits of shape {(*yb.shape, 'classes')}, got {tuple(logits.shape)}"
@@ -86,9 +90,9 @@ def evaluate_samples(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int 
     checks.at_least("batch_size", batch_size, 1)
     targets(y, len(x))
     losses, hits = [], []
-    with evaluating(model), torch.no_grad():
+    with modes.evaluating(model), torch.no_grad():
         for xb, yb in zip(x.split(batch_size), y.split(batch_size), strict=True):
-            logits = model(as_float(xb)).flatten(0, -2).double()
+            logits = modes.call(model, as_float(xb)).flatten(0, -2).double()
             each = F.cross_entropy(logits, yb.flatten(), reduction="none")
             right = (logits.argmax(-1) == yb.flatten()) & logits.isfinite().all(-1)
             losses.append(each.view(len(yb), -1).mean(1))
