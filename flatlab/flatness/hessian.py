@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from flatlab.flatness.landscape import Function, Landscape, Point
+from flatlab.flatness.landscape import Function, Landscape, Point, finite
 
 
 def hvp(landscape: Landscape, vector: Tensor | Sequence[Tensor]) -> Point:
@@ -31,8 +31,12 @@ class Hessian:
     def __init__(self, landscape: Landscape) -> None:
         self.landscape = landscape
         self.size = landscape.size
-        landscape.home()
-        self._kept = self._gradient(landscape.functions[0]) if len(landscape.functions) == 1 else None
+        if len(landscape.functions) > 1:
+            landscape.home()
+            self._kept = None
+        else:
+            value, self._kept = self._gradient(landscape.functions[0])
+            finite(float(value.detach()))
 
     def __matmul__(self, vector: Tensor) -> Tensor:
         pieces = unflatten(vector, self.landscape.point)
@@ -40,12 +44,14 @@ class Hessian:
             return self._product(*self._kept, pieces)
         total = torch.zeros_like(vector)
         for function in self.landscape.functions:
-            total.add_(self._product(*self._gradient(function), pieces), alpha=1 / len(self.landscape.functions))
+            total.add_(self._product(*self._gradient(function)[1], pieces), alpha=1 / len(self.landscape.functions))
         return total
 
-    def _gradient(self, function: Function) -> tuple[Point, Point]:
+    def _gradient(self, function: Function) -> tuple[Tensor, tuple[Point, Point]]:
+        """The value of a function, and its gradient with the leaves that it was taken at."""
         leaves = tuple(tensor.detach().requires_grad_() for tensor in self.landscape.point)
-        return leaves, self.landscape.differentiate(function, leaves, create_graph=True)
+        value, gradient = self.landscape.differentiate(function, leaves, create_graph=True)
+        return value, (leaves, gradient)
 
     def _product(self, leaves: Point, gradient: Point, vector: Point) -> Tensor:
         # Where the function is linear in a tensor, its gradient is a constant and has no graph.

@@ -73,10 +73,7 @@ class Landscape:
 
     def home(self) -> float:
         """The value at the landscape's own point; ValueError if it is not finite."""
-        value = self.value()
-        if not math.isfinite(value):
-            raise ValueError(f"the landscape is {value} at its own point: check weights and data for NaN or overflow")
-        return value
+        return finite(self.value())
 
     def gradient(self) -> Point:
         """The gradient at the landscape's own point."""
@@ -87,7 +84,7 @@ class Landscape:
         value, total = 0.0, [torch.zeros_like(tensor) for tensor in self.point]
         for function in self.functions:
             leaves = tuple(tensor.detach().requires_grad_() for tensor in self.point)
-            part, slopes = self._differentiate(function, leaves, create_graph=False)
+            part, slopes = self.differentiate(function, leaves, create_graph=False)
             value += float(part.detach()) / len(self.functions)
             for sum_, slope in zip(total, slopes, strict=True):
                 sum_.add_(slope, alpha=1 / len(self.functions))
@@ -116,11 +113,14 @@ class Landscape:
             raise ValueError(f"a landscape's function must return a scalar, got shape {tuple(value.shape)}; reduce it")
         return value.reshape(())
 
-    def differentiate(self, function: Function, leaves: Point, *, create_graph: bool) -> Point:
-        """The gradient of one of the functions at leaves that require it, itself differentiable if `create_graph`."""
-        return self._differentiate(function, leaves, create_graph=create_graph)[1]
+    def differentiate(self, function: Function, leaves: Point, *, create_graph: bool) -> tuple[Tensor, Point]:
+        """The value of one of the functions, and its gradient, at leaves that require it.
 
-    def _differentiate(self, function: Function, leaves: Point, *, create_graph: bool) -> tuple[Tensor, Point]:
+        Args:
+            function: one of `functions`.
+            leaves: shaped like the point.
+            create_graph: let the gradient be differentiated, too.
+        """
         modes.require_gradients(leaves[0])
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH) if create_graph else nullcontext():
             # The plain attention kernel where a second derivative may follow: the fused ones have none.
@@ -128,6 +128,13 @@ class Landscape:
         if not value.requires_grad:
             raise ValueError("the landscape does not depend on its point through autograd: is something detached?")
         return value, torch.autograd.grad(value, leaves, create_graph=create_graph, materialize_grads=True)
+
+
+def finite(value: float) -> float:
+    """The value of a landscape at its own point; ValueError if it is not finite."""
+    if not math.isfinite(value):
+        raise ValueError(f"the landscape is {value} at its own point: check weights and data for NaN or overflow")
+    return value
 
 
 def over_tensors(function: Function | Sequence[Function], *tensors: Tensor) -> Landscape:
