@@ -65,10 +65,10 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in HALF else tensor
 
 
-def dtype_of(model: nn.Module, otherwise: torch.dtype) -> torch.dtype:
-    """The dtype of a model's first floating-point parameter or buffer that is no single number, if it has any."""
+def dtype_of(model: nn.Module) -> torch.dtype | None:
+    """The dtype of a model's first floating-point parameter or buffer that is no single number, or None."""
     weights = chain(model.parameters(), model.buffers())
-    return next((tensor.dtype for tensor in weights if tensor.is_floating_point() and tensor.ndim), otherwise)
+    return next((tensor.dtype for tensor in weights if tensor.is_floating_point() and tensor.ndim), None)
 
 
 def call(model: nn.Module, x: Tensor) -> Tensor:
@@ -77,7 +77,12 @@ def call(model: nn.Module, x: Tensor) -> Tensor:
     Raises:
         TypeError: the model returns a tuple, a dictionary or another object that is no tensor.
     """
-    return at_least_float32(_tensor(model(x.to(dtype_of(model, x.dtype)) if x.is_floating_point() else x)))
+    return call_in(dtype_of(model), model, x)
+
+
+def call_in(dtype: torch.dtype | None, model: nn.Module, x: Tensor) -> Tensor:
+    """`call`, for a model whose `dtype_of` is known: to look for it costs a small network as much as a layer."""
+    return at_least_float32(_tensor(model(x if dtype is None or not x.is_floating_point() else x.to(dtype))))
 
 
 def call_in_float32(model: nn.Module, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ distribution. Gradients are taken with respect to the inputs alone, of the sum o
 
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 from flatlab import checks, modes
 from flatlab.attacks.arguments import Box
 from flatlab.attacks.losses import Objective
+
+#: Fooled rows leave together, once fewer than this share resists: to gather the others costs as much as a layer.
+_WORTH_DROPPING = 0.9
 
 
 class ZeroGradientWarning(UserWarning):
@@ -41,6 +45,11 @@ class SignAscent:
     steps: int
     clip: Box
     warn: bool = True
+
+    @cached_property
+    def dtype(self) -> torch.dtype | None:
+        """Of the model's weights, which its inputs follow."""
+        return modes.dtype_of(self.model)
 
     def begin(self, x: Tensor, delta: Tensor | None) -> Tensor:
         """The first iterate, a new tensor: x + delta inside the box, or a copy of x."""
@@ -80,23 +89,26 @@ class SignAscent:
             targets: classes (n,) to move to; None to move away from y.
             hit_target: only the target class counts as fooled, not any wrong class.
         """
-        result = adv.clone()
-        index = torch.arange(len(x), device=x.device)
+        result, buffer = adv.clone(), torch.empty_like(adv)
+        index, resists, left = torch.arange(len(x), device=x.device), torch.ones_like(y, dtype=torch.bool), len(x)
         for step in range(self.steps):
             logits, gradient = self.gradient(adv, y, targets, inspect=step == 0)
             if step == 0 and self.warn:
                 warn_if_stuck(gradient, is_fooled(logits, y))
-            done = is_fooled(logits, y, targets if hit_target else None)
-            if done.any():
-                result[index[done]] = adv[done]
-                keep = ~done
-                index, x, y, adv, gradient = index[keep], x[keep], y[keep], adv[keep], gradient[keep]
-                targets = None if targets is None else targets[keep]
-                if not len(index):
+            rows = (is_fooled(logits, y, targets if hit_target else None) & resists).nonzero().squeeze(1)
+            if len(rows):
+                result.index_copy_(0, index[rows], adv[rows])
+                resists[rows] = False
+                left -= len(rows)
+                if not left:
                     return result
-            self._step(x, adv, gradient, torch.empty_like(adv))
-        result[index] = adv
-        return result
+                if left < _WORTH_DROPPING * len(adv):
+                    keep = resists.nonzero().squeeze(1)
+                    index, x, y, adv, gradient, resists = (t[keep] for t in (index, x, y, adv, gradient, resists))
+                    targets = None if targets is None else targets[keep]
+                    buffer = buffer[:left]
+            self._step(x, adv, gradient, buffer)
+        return result.index_copy_(0, index[resists], adv[resists])
 
     def gradient(
         self, adv: Tensor, y: Tensor, targets: Tensor | None = None, *, inspect: bool = False
@@ -110,14 +122,14 @@ class SignAscent:
             inspect: raise ValueError for logits that are not finite and for classes out of range.
         """
         adv.requires_grad_(True)
-        logits = modes.call(self.model, adv)
+        logits = modes.call_in(self.dtype, self.model, adv)
         if inspect:
             checks.logits(logits.detach(), len(adv))
             for classes in (y, targets):
                 if classes is not None:
                     checks.labels(classes, len(adv), logits.shape[1])
         slope = self.objective.slope(logits.detach(), y, targets)
-        if modes.dtype_of(self.model, adv.dtype) != adv.dtype:
+        if self.dtype in modes.HALF:
             # Only signs count, and the slope of a confident network is less than half precision can hold.
             slope = slope / slope.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)
         gradient = None
@@ -129,7 +141,7 @@ class SignAscent:
     def score(self, adv: Tensor, y: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Whether the model is fooled at `adv`, and the objective there, both (n,); arguments as of `gradient`."""
         with torch.no_grad():
-            logits = modes.call(self.model, adv)
+            logits = modes.call_in(self.dtype, self.model, adv)
             return is_fooled(logits, y, targets), self.objective.value(logits, y, targets)
 
     def _step(self, x: Tensor, adv: Tensor, gradient: Tensor, buffer: Tensor) -> None:

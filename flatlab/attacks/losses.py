@@ -3,12 +3,14 @@
     cross_entropy   -log softmax(f)_y                                 targeted: log softmax(f)_t
     margin          max_{k != y} f_k - f_y                            targeted: f_t - max_{k != t} f_k
     dlr             (max_{k != y} f_k - f_y) / (f_(1) - f_(3))
-    targeted dlr    (f_t - f_y) / (f_(1) - (f_(3) + f_(4)) / 2)
+    targeted dlr    (f_t - max_{k != t} f_k) / (f_(1) - (f_(3) + f_(4)) / 2)
 
 from Carlini & Wagner 2017 (margin) and Croce & Hein 2020 (AutoAttack, DLR),
 with f_(i) the i-th largest logit. The gradient of the cross-entropy vanishes in float32 once the true class leads by
 about a hundred, and depends on the scale of the logits before that; DLR has neither defect. Where AutoAttack adds 1e-12
-to the denominator, it is bounded from below by 1e-12 here, so that scaling all logits leaves the value alone.
+to the denominator, it is bounded from below by 1e-12 here, so that scaling all logits leaves the value alone. Where it
+subtracts f_y from f_t, the best class but t is taken here: the same class until the model is fooled, and from then on
+what takes a sample past third classes to its target. The cross-entropy and the margin still hit more targets.
 
 Each named loss has a slope, its derivative with respect to the logits in closed form: on small networks, building
 and walking the graph of the loss costs as much as a layer.
@@ -68,9 +70,9 @@ def dlr(logits: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor:
 
     The arguments are those of `cross_entropy`.
     """
-    top, weights, wrong = _dlr_parts(logits, y, targets)
+    top, weights, up, down = _dlr_parts(logits, y, targets)
     spread = (top.values * weights).sum(dim=1)
-    return (_pick(logits, wrong) - _pick(logits, y)) / spread.clamp_min(_SMALLEST_SPREAD)
+    return (_pick(logits, up) - _pick(logits, down)) / spread.clamp_min(_SMALLEST_SPREAD)
 
 
 def objective(loss: Loss, *, targeted: bool = False) -> Objective:
@@ -112,14 +114,14 @@ def _margin_slope(logits: Tensor, y: Tensor, targets: Tensor | None = None) -> T
 
 
 def _dlr_slope(logits: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor:
-    top, weights, wrong = _dlr_parts(logits, y, targets)
+    top, weights, up, down = _dlr_parts(logits, y, targets)
     spread = (top.values * weights).sum(dim=1)
     inverse = spread.clamp_min(_SMALLEST_SPREAD).reciprocal()
-    ratio = (_pick(logits, wrong) - _pick(logits, y)) * inverse
+    ratio = (_pick(logits, up) - _pick(logits, down)) * inverse
     # Below the smallest spread the denominator is a constant.
     by_spread = torch.where(spread < _SMALLEST_SPREAD, 0.0, -ratio * inverse)
     slope = torch.zeros_like(logits).scatter_(1, top.indices, by_spread[:, None] * weights)
-    return _add_gain(slope, wrong, y, inverse)
+    return _add_gain(slope, up, down, inverse)
 
 
 LOSSES: dict[str, Objective] = {
@@ -136,14 +138,17 @@ def _margin_classes(logits: Tensor, y: Tensor, targets: Tensor | None) -> tuple[
     return (_best_other(ranked, y), y) if targets is None else (targets, _best_other(ranked, targets))
 
 
-def _dlr_parts(logits: Tensor, y: Tensor, targets: Tensor | None) -> tuple["torch.return_types.topk", Tensor, Tensor]:
-    """The largest logits, their weights in the denominator, and the class whose logit is to overtake y's."""
+def _dlr_parts(
+    logits: Tensor, y: Tensor, targets: Tensor | None
+) -> tuple["torch.return_types.topk", Tensor, Tensor, Tensor]:
+    """The largest logits, their weights in the denominator, and the classes whose logits are to grow and to shrink."""
     if targets is None:
         _require_classes("the DLR loss", logits, 3)
         top = logits.topk(3, dim=1)
-        return top, logits.new_tensor([1.0, 0.0, -1.0]), _best_other(top.indices, y)
+        return top, logits.new_tensor([1.0, 0.0, -1.0]), _best_other(top.indices, y), y
     _require_classes("the targeted DLR loss", logits, 4)
-    return logits.topk(4, dim=1), logits.new_tensor([1.0, 0.0, -0.5, -0.5]), targets
+    top = logits.topk(4, dim=1)
+    return top, logits.new_tensor([1.0, 0.0, -0.5, -0.5]), targets, _best_other(top.indices, targets)
 
 
 def _best_other(ranked: Tensor, classes: Tensor) -> Tensor:

@@ -44,7 +44,8 @@ def pgd(
         restarts: random starts; each sample keeps its best, which is one that fools the model if there is one,
             and among those the one with the highest loss.
         loss: "ce", "dlr", "margin", or a function of logits (N, C) and labels (N,) that returns (N,) to maximise.
-        targets: classes (N,) to move to; a sample is then fooled when the model predicts its target.
+        targets: classes (N,) to move to; a sample is then fooled when the model predicts its target. The cross-entropy
+            and the margin reach more of them than DLR does.
         random_start: start uniformly in the ball, otherwise at x.
         start: explicit first perturbation (N, ...), instead of a random one; projected onto ball and box.
         early_stop: drop a sample from the computation once it fools the model. Faster, and at least as strong,

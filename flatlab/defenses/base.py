@@ -69,7 +69,7 @@ class Defense(Objective):
         """
         checks.inputs(x, box=False)
         checks.labels(y, len(x))
-        for dtype in (x.dtype, modes.dtype_of(model, x.dtype)):
+        for dtype in (x.dtype, modes.dtype_of(model)):
             if dtype in modes.HALF:
                 raise TypeError(
                     f"{self.name} moves inputs and weights by less than {dtype} tells apart: train in float32, "

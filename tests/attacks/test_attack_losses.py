@@ -18,9 +18,10 @@ def test_margin_by_hand():
 
 
 def test_dlr_by_hand():
-    # Rows sort to 4 3 1 -2 and 5 2 1 0.
+    # Rows sort to 4 3 1 -2 and 5 2 1 0. In the second a third class leads: the target is 4 below it.
     assert dlr(LOGITS, Y).tolist() == pytest.approx([-1 / 3, 5 / 4])
-    assert dlr(LOGITS, Y, TARGETS).tolist() == pytest.approx([-3 / 4.5, 1 / 4.5])
+    assert dlr(LOGITS, Y, TARGETS).tolist() == pytest.approx([-3 / 4.5, -4 / 4.5])
+    assert (dlr(LOGITS, Y, torch.tensor([1, 1])) > 0).tolist() == [False, True]
 
 
 def test_cross_entropy_by_hand():

@@ -200,10 +200,7 @@ def test_targets_pull_towards_their_class(std, digits):
         adv = attacks.pgd(std, x, y, 0.3, loss=loss, targets=targets, generator=seeded())
         with torch.no_grad():
             logits = std(adv)
-        if loss == "dlr":  # compares target and true class only, so a third one may win
-            assert (logits.gather(1, targets[:, None]) > logits.gather(1, y[:, None])).float().mean() > 0.9
-        else:
-            assert (logits.argmax(1) == targets).float().mean() > 0.9, loss
+        assert (logits.argmax(1) == targets).float().mean() > (0.75 if loss == "dlr" else 0.9), loss
     hit = attacks.pgd(std, x, y, 0.3, targets=targets, early_stop=True, restarts=2, generator=seeded())
     with torch.no_grad():
         assert (std(hit).argmax(1) == targets).float().mean() > 0.9
