@@ -5,12 +5,15 @@ file or the new one, never a part, and a full disk leaves the old one in place. 
 process and thread writes it, so that what a dead process left behind can be told from work in progress.
 """
 
+import glob
 import itertools
 import os
 import re
 import secrets
+import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,12 +26,16 @@ _COUNT = itertools.count()  # two threads may write one file at once
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path to write to, which becomes `path` at the end; if the block raises, nothing has changed.
 
-    Missing folders are made. Raises OSError that names `path` and says why it could not be written.
+    Missing folders are made, and what killed processes left of earlier attempts at `path` is removed. Raises OSError
+    that names `path` and says why it could not be written.
     """
     part = path.with_name(f".{path.name}.{owner()}.{next(_COUNT)}.part")
     with naming(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            for old in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+                if abandoned(old):
+                    old.unlink(missing_ok=True)
             yield part
             os.replace(part, path)
         finally:
@@ -36,9 +43,22 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8 that appears under its name only when complete."""
+    """Write a text file in UTF-8, with the same bytes everywhere, that appears under its name only when complete."""
     with replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", newline="\n")
+
+
+@contextmanager
+def temporary_folder(root: Path) -> Iterator[Path]:
+    """A private folder of this process in `root`, removed at the end, as are those there that killed ones left."""
+    for old in root.glob("flatlab.*"):
+        if abandoned(old):
+            shutil.rmtree(old, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"flatlab.{owner()}.", dir=root))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -50,13 +70,19 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
 
 
+def reason(error: OSError) -> str:
+    """What went wrong in one line, with the path where the system knows it."""
+    words = error.strerror or str(error)
+    return words if error.filename is None else f"{words}: {error.filename}"
+
+
 def owner() -> str:
     """Host, process and a random token, without dots: part of temporary names."""
     return f"{_host()}-{os.getpid()}-{_TOKEN}"
 
 
 def abandoned(path: Path) -> bool:
-    """Whether a temporary file was left behind by a process of this host that is gone."""
+    """Whether a temporary file or folder was left behind by a process of this host that is gone."""
     match = re.search(r"\.([^.]+)-(\d+)-([0-9a-f]{8})(\.|$)", path.name)
     if not match or match[1] != _host():
         return False

@@ -42,7 +42,7 @@ def read_claims(path: Path | str) -> dict[tuple[str, str], Claim]:
         found = [(paper, Claim.from_dict(claim)) for paper, content in papers.items() for claim in content["claims"]]
     else:
         files = sorted(path.glob("*.ipynb")) if path.is_dir() else [path]
-        tables = [table for file in files for table in from_notebook(json.loads(file.read_text(encoding="utf-8")))]
+        tables = [table for file in files for table in _tables(file)]
         found = [(table.paper, claim) for table in tables for claim in table.claims]
     claims = {(paper, claim.id): claim for paper, claim in found}
     if len(claims) < len(found):
@@ -50,6 +50,13 @@ def read_claims(path: Path | str) -> dict[tuple[str, str], Claim]:
     if not claims:
         raise ValueError(f"{path} holds no claims: give a recorded file, an executed notebook, or a folder of them")
     return claims
+
+
+def _tables(path: Path) -> list[ClaimTable]:
+    try:
+        return from_notebook(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, AttributeError) as error:  # no JSON, or other JSON
+        raise ValueError(f"{path} cannot be read as a notebook with claims: {error}") from error
 
 
 def compare(

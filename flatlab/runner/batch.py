@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from threading import Event as Flag
 from typing import Any
@@ -12,28 +13,31 @@ from typing import Any
 from flatlab.files import write_text
 from flatlab.names import PRESETS, nearest
 from flatlab.runner import params
-from flatlab.runner.execution import cores, keep, run_job
+from flatlab.runner.execution import cores, give_up, run_job
 from flatlab.runner.job import Job, plan
+from flatlab.runner.lock import Busy, holder
 from flatlab.runner.notebooks import StudyError
 from flatlab.runner.place import Place
-from flatlab.runner.records import JobResult, read_record, sweep
+from flatlab.runner.records import JobResult, lock_path, read_record, sweep
 
 STOP_WAIT = 20  # seconds given to running jobs to end after an interrupt
+LOOK_AGAIN = 1.0  # seconds between looks at what other batches run
 
 
 @dataclass(frozen=True)
 class Event:
-    """What `progress` is told: a job started, reached a cell (only where jobs run in this process), or ended; or a
-    notebook is left out.
+    """What `progress` is told: a job started, reached a cell (only where jobs run in this process), or ended; another
+    batch runs it; or a notebook is left out.
 
     Attributes:
-        kind: "start", "cell" or "end"; or "skip", once for each notebook that lacks the preset, before any job.
+        kind: "start", "cell" or "end"; "wait", once for a job that another batch is running; or "skip", once for each
+            notebook that lacks the preset, before any job.
         job: its name; for kind "skip" the notebook's.
         finished: how many jobs have ended, this one included if it has.
         total: jobs in the batch.
         cell, cells: position in the notebook, for kind "cell".
         result: how the job ended, for kind "end".
-        reason: one line for a person, for kind "skip".
+        reason: one line for a person, for kinds "wait" and "skip".
     """
 
     kind: str
@@ -68,8 +72,8 @@ def run(
     """Run notebooks, each with seeds 0..seeds-1, into `out`/`preset`; return one result per job, in that order.
 
     Every name, parameter and type is checked before a kernel starts. A job whose notebook, parameters, flatlab source
-    and library versions are those of an earlier finished run is not run again (state "cached"). A job that fails
-    leaves the others alone.
+    and library versions are those of an earlier finished run is not run again (state "cached"), nor is one that another
+    batch in the same folder is running: its result is waited for. A job that fails leaves the others alone.
 
     Args:
         names: notebooks, by file name or an unambiguous beginning of it; None = all that have the preset.
@@ -83,14 +87,14 @@ def run(
         out: folder of results, made if missing.
         notebooks: folder of notebooks, where kernels are started.
         timeout: seconds for one notebook as a whole; None = no limit.
-        force: run also what is cached.
+        force: run also what is cached when the batch begins.
         fail_fast: start no further job once one has failed.
         progress: called in this thread's or a helper's time with an Event.
 
     Raises:
         StudyError: a request that cannot be run: unknown names, a preset that a named notebook (or, unnamed, every
             notebook) lacks, ill-typed values, a cluster that cannot take the jobs.
-        OSError: `out` cannot be written.
+        OSError: `out` cannot be written, or a worker did not start.
         KeyboardInterrupt: passed on after kernels are stopped and records written.
     """
     if preset not in PRESETS:
@@ -154,7 +158,10 @@ class _Batch:
     force: bool
     fail_fast: bool
     progress: Progress | None
+    old: dict[str, JobResult | None] = field(default_factory=dict)  # what was there before
     ended: dict[str, JobResult] = field(default_factory=dict)
+    elsewhere: set[str] = field(default_factory=set)  # jobs that another batch was seen to run
+    lost: str = ""  # why the place tells nothing any more
     stopping: bool = False
 
     def waiting(self) -> list[Job]:
@@ -165,7 +172,8 @@ class _Batch:
 
     def answer_cached(self) -> None:
         for job in self.jobs:
-            if not self.force and (cached := job.cached()):
+            self.old[job.name] = cached = job.cached()
+            if cached and not self.force:
                 self.end(job, cached)
 
     def end(self, job: Job, result: JobResult) -> None:
@@ -183,12 +191,16 @@ class _Batch:
         running: dict[Future[JobResult], Job] = {}
         try:
             while queue or running:
-                while queue and len(running) < max(1, place.slots()):
-                    job = queue.pop(0)
+                free = max(1, place.slots()) - len(running)
+                for job in list(islice((job for job in queue if not self.taken(job)), max(0, free))):
+                    queue.remove(job)
                     self.tell("start", job.name)
                     running[self.submit(job, place)] = job
-                self.collect(running, place, timeout=1.0)
-                if self.fail_fast and any(not result.ok for result in self.ended.values()):
+                if running:
+                    queue += self.collect(running, place, timeout=1.0)
+                else:  # what is left runs elsewhere
+                    time.sleep(LOOK_AGAIN)
+                if self.lost or (self.fail_fast and any(not result.ok for result in self.ended.values())):
                     queue.clear()
         except BaseException:  # KeyboardInterrupt above all: let running jobs end themselves, then pass it on
             self.stopping = True
@@ -200,31 +212,60 @@ class _Batch:
                 future.cancel()
             raise
 
+    def taken(self, job: Job) -> bool:
+        """Whether another batch runs this job, which is told once."""
+        by = holder(lock_path(job.folder, job.name))
+        if by and job.name not in self.elsewhere:
+            self.elsewhere.add(job.name)
+            self.tell("wait", job.name, reason=f"{by} runs it")
+        return bool(by)
+
     def submit(self, job: Job, place: Place) -> "Future[JobResult]":
-        options = {**place.options, "timeout": self.timeout, "force": self.force}
+        options = {**place.options, "timeout": self.timeout, "old": self.old[job.name]}
         if place.cells:
             options["on_cell"] = lambda cell, cells: self.tell("cell", job.name, cell=cell, cells=cells)
         return place.executor.submit(run_job, job, **options)
 
-    def collect(self, running: "dict[Future[JobResult], Job]", place: Place, *, timeout: float) -> None:
-        """Take the results of futures that are done, waiting up to `timeout` seconds for the first."""
+    def collect(self, running: "dict[Future[JobResult], Job]", place: Place, *, timeout: float) -> list[Job]:
+        """Take the results of futures that are done, waiting up to `timeout` seconds for the first; return the jobs
+        that another batch had begun a moment before."""
+        busy, lost = list[Job](), list[Job]()
         for future in wait(running, timeout=timeout, return_when=FIRST_COMPLETED).done:
             job = running.pop(future)
             try:
-                result = future.result()
+                self.end(job, future.result())
+            except Busy:
+                busy.append(job)
             except place.deaths:
                 state = "interrupted" if self.stopping else "killed"
-                result = keep(job, job.result(state=state, error="the worker died; out of memory?"))
+                self.give_up(job, state, "the worker died; out of memory?")
             except CancelledError:
-                continue
+                lost.append(job)
             except Exception as error:
-                result = keep(job, job.result(state="failed", error=f"{type(error).__name__}: {error}"))
-            self.end(job, result)
+                self.give_up(job, "failed", f"{type(error).__name__}: {error}")
+        if lost:
+            self.lose([*lost, *running.values()], place)
+            running.clear()
+        return busy
+
+    def lose(self, jobs: list[Job], place: Place) -> None:
+        """The place tells nothing any more: ask its workers to stop, and take what they have published."""
+        self.lost = place.lost
+        place.stop()
+        deadline = time.monotonic() + STOP_WAIT
+        while any(holder(lock_path(job.folder, job.name)) for job in jobs) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        for job in jobs:
+            self.give_up(job, "interrupted", place.lost)
+
+    def give_up(self, job: Job, state: str, error: str) -> None:
+        self.end(job, give_up(job, old=self.old[job.name], state=state, error=error))
 
     def close(self) -> None:
         """Whatever has not ended by now was interrupted, started or not."""
         for job in self.waiting():
-            self.ended[job.name] = keep(job, job.result(state="interrupted", error="not started"))
+            error = f"not started: {self.lost}" if self.lost else "not started"
+            self.ended[job.name] = give_up(job, old=self.old[job.name], state="interrupted", error=error)
 
 
 def _longest_first(jobs: list[Job]) -> list[Job]:

@@ -9,16 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from flatlab.files import reason
 from flatlab.names import nearest
 from flatlab.runner import notebooks, params
 from flatlab.runner.batch import run
+from flatlab.runner.executed import read_executed
 from flatlab.runner.notebooks import StudyError
 from flatlab.runner.params import PRESETS
 from flatlab.runner.records import read_records
 from flatlab.runner.store import store_outputs
 from flatlab.runner.terminal import Terminal, claims_summary, table, tally
 
-OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130  # of every command alike; see the epilog
 
 _EPILOG = """\
 examples:
@@ -29,12 +31,18 @@ examples:
   python -m flatlab run --seeds 5 --workers 2   five seeds each, two notebooks at a time
 
 Results are kept in results/<preset>/. What is done already is not run again, so an interrupted batch goes on
-where it stopped; --force runs it anyway.
+where it stopped; --force runs it anyway. Several batches may share a folder: no job is run by two at a time.
+
+exit codes, of every command:
+  0    as asked
+  1    it was tried, and failed or differs: a job, a claim, a data set, a file that cannot be read or written
+  2    a request that makes no sense as it stands: unknown names or values, or nothing there yet to work on
+  130  stopped, by Ctrl-C or SIGTERM
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0, 1 (a job failed), 2 (a senseless request), 130 (stopped)."""
+    """Run the command line; return the exit code: 0, 1 (it failed), 2 (a senseless request), 130 (stopped)."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.command is None:
@@ -45,13 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _stopping_cleanly():
             return command(options)
     except StudyError as error:
-        return _complain(error, USAGE)
+        return _complain(error, FAILED if isinstance(error, notebooks.NotANotebook) else USAGE)
     except BrokenPipeError:  # `list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except OSError as error:
-        return _complain(error.strerror or error, FAILED)
+        return _complain(error, FAILED)
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -209,7 +218,7 @@ def _run(options: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             terminal.__exit__()
             print(f"interrupted; so far {tally(terminal.results)}. The same command goes on from here.")
-            raise
+            return INTERRUPTED
     summary = claims_summary(results, folder)
     print(f"\n{summary}\n" if summary else "")
     print(*terminal.skipped, tally(results), sep="\n")
@@ -264,15 +273,13 @@ def _data(options: argparse.Namespace) -> int:
         raise StudyError(
             f"which data set? python -m flatlab data {options.action} NAME, one of {', '.join(data.available())}"
         )
+    _one_of("data set", options.name, data.available())
     try:
         if options.action == "download":
             print(data.download(options.name, options.root, progress=sys.stderr.isatty()))
             return OK
-        _one_of("data set", options.name, data.available())
         for split in [s.split for s in data.status(options.root) if s.name == options.name]:
             print(f"{options.name} {split}: complete, sha256 {data.verify(options.name, split, root=options.root)}")
-    except StudyError:
-        raise
     except (OSError, ValueError) as error:  # DataNotFound, DataCorrupt, DownloadFailed: the message names the cure
         return _complain(error, FAILED)
     return OK
@@ -329,21 +336,20 @@ def _store(options: argparse.Namespace) -> int:
     folder = Path(options.out) / _one_of("preset", options.preset, PRESETS)
     names, _ = params.having(options.preset, options.notebooks)
     own = {path.stem: path for path in notebooks.find(options.notebooks, names)}
-    ready = {r.notebook: folder / r.output for r in read_records(folder) if r.job == r.notebook and r.ok and r.output}
+    ready = {record.job: record for record in read_records(folder) if record.ok and record.output}
     if missing := sorted(own.keys() - ready.keys()):
         raise StudyError(
             f"no finished run of {', '.join(missing)} in {folder}: python -m flatlab run --preset {options.preset}"
         )
-    try:
-        for name, path in own.items():
-            print(f"stored: {store_outputs(path, ready[name])}")
-    except OSError as error:
-        return _complain(error, FAILED)
+    for name in own:
+        read_executed(folder, ready[name])
+    for name, path in own.items():
+        print(f"stored: {store_outputs(path, folder / str(ready[name].output))}")
     return OK
 
 
 def _complain(message: object, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {reason(message) if isinstance(message, OSError) else message}", file=sys.stderr)
     return code
 
 

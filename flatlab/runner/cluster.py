@@ -11,6 +11,7 @@ from typing import Any
 
 import dask
 from distributed import Client, KilledWorker, LocalCluster
+from distributed.utils import silence_logging_cmgr
 
 from flatlab.runner.execution import cores
 from flatlab.runner.notebooks import StudyError
@@ -24,7 +25,7 @@ def connect(address: str | None, *, workers: int, resources: Mapping[str, float]
     """A place for jobs: `workers` processes on this machine, or the scheduler at `address`.
 
     Raises StudyError if the scheduler cannot be reached, has no worker, or no worker has the `resources`, for which
-    dask itself would wait for ever.
+    dask itself would wait for ever; ChildProcessError if a worker process died while it started.
     """
     stop = StopFile(folder)
     with ExitStack() as stack:
@@ -42,6 +43,7 @@ def connect(address: str | None, *, workers: int, resources: Mapping[str, float]
             lambda: len(_able(client, resources)),
             options,
             stop.set,
+            lost=f"the scheduler at {address or 'this machine'} does not answer any more",
             deaths=(KilledWorker,),
         )
 
@@ -49,23 +51,26 @@ def connect(address: str | None, *, workers: int, resources: Mapping[str, float]
 @contextmanager
 def _local(workers: int) -> Iterator[Client]:
     # A second attempt would follow the first into the same lack of memory; the next batch repeats the job anyway.
-    with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        _deaf_to_interrupts() as restore,
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address=None,
-            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # it serves HTTP anyway: any free port will do
-            memory_limit=0,  # the memory is the kernels', which dask does not see
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        restore()
-        yield client
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}), _deaf_to_interrupts() as restore:
+        try:
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address=None,
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # it serves HTTP anyway: any free port will do
+                memory_limit=0,  # the memory is the kernels', which dask does not see
+                silence_logs=logging.CRITICAL,
+            )
+        except (RuntimeError, OSError) as error:
+            raise ChildProcessError(
+                f"one of {workers} worker processes did not start (killed, or out of memory?): "
+                "run the same command again, or with fewer workers"
+            ) from error
+        with cluster, Client(cluster) as client:
+            restore()
+            yield client
 
 
 @contextmanager
@@ -74,7 +79,7 @@ def _remote(address: str) -> Iterator[Client]:
         client = Client(address, timeout=CONNECT_TIMEOUT, set_as_default=False)
     except (OSError, ValueError) as error:
         raise StudyError(f"no dask scheduler answers at {address}: start one with `dask scheduler`") from error
-    with client:
+    with silence_logging_cmgr(logging.CRITICAL), client:  # what matters of its loss is said by the batch
         yield client
 
 

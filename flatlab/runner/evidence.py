@@ -9,10 +9,12 @@ README.md                                       the tally, between its markers
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from flatlab import claims
 from flatlab.claims.records import read_folder
 from flatlab.runner import figures, notebooks
+from flatlab.runner.executed import read_executed
 from flatlab.runner.notebooks import StudyError
 from flatlab.runner.records import read_records
 
@@ -30,8 +32,9 @@ def record(preset: str, *, out: Path, folder: Path, readme: Path) -> list[str]:
         readme: whose tally is renewed.
 
     Raises:
-        StudyError: no claims there, a figure that cannot be kept, or a record that would lose or keep what it should
-            not: a notebook shows several tables, or one of another notebook, or no longer any, or is gone.
+        StudyError: no claims there, a notebook that is not the one of its run's record, a figure that cannot be kept,
+            or a record that would lose or keep what it should not: a notebook shows several tables, or one of another
+            notebook, or no longer any, or is gone.
         ValueError: claims or records that cannot be read, or a README without markers.
         OSError: a file that cannot be read or written.
     """
@@ -50,7 +53,7 @@ def record(preset: str, *, out: Path, folder: Path, readme: Path) -> list[str]:
             continue
         executed = out / preset / result.output
         old = before.get(preset, {}).get(result.notebook, ())
-        if table := _table(executed, result.notebook, old):
+        if table := _table(executed, read_executed(out / preset, result), result.notebook, old):
             tables.append(table)
             if lost := [name for name in old if name not in {claim.id for claim in table.claims}]:
                 lines.append(f"no longer claimed by {result.notebook}: {', '.join(lost)}")
@@ -84,14 +87,13 @@ def _papers(kept: Path, own: Collection[str]) -> dict[str, dict[str, list[str]]]
     return found
 
 
-def _table(executed: Path, name: str, old: Sequence[str]) -> claims.ClaimTable | None:
+def _table(executed: Path, content: dict[str, Any], name: str, old: Sequence[str]) -> claims.ClaimTable | None:
     """The claims of a run of notebook `name`; None if it shows none, and none are recorded of it, by id in `old`.
 
     StudyError for more than one table, one under another name, or none where there was one.
     """
-    notebook = notebooks.load(executed)
     try:
-        found = claims.from_notebook(notebook)
+        found = claims.from_notebook(content)
     except ValueError as error:
         raise ValueError(f"{executed}: {error}") from error
     if others := sorted({table.paper for table in found} - {name}):

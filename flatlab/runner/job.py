@@ -6,7 +6,6 @@ import platform
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import flatlab
 from flatlab.runner import notebooks as files
 from flatlab.runner import params
+from flatlab.runner.executed import read_executed
 from flatlab.runner.notebooks import StudyError
 from flatlab.runner.records import JobResult, read_record
 
@@ -28,7 +28,8 @@ class Job:
         text: its JSON without outputs, as read when the job was planned.
         parameters: checked values to pass.
         folder: results/<preset>, absolute.
-        key: hash of the notebook's cells, the parameters, flatlab's source and the versions that matter.
+        key: hash of the notebook's cells, the parameters, and `code`.
+        code: hash by name of flatlab's files, and the versions that matter.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Job:
     parameters: dict[str, Any]
     folder: Path
     key: str
+    code: dict[str, str]
 
     def result(self, **outcome: Any) -> JobResult:
         """A JobResult of this job."""
@@ -45,13 +47,31 @@ class Job:
         )
 
     def cached(self) -> JobResult | None:
-        """The earlier result if it was done with the same key and is still there, else None."""
+        """The earlier result if it was done with the same key and its notebook is still what was published."""
         record = read_record(self.folder, self.name)
         if record.state != "done" or record.key != self.key:
             return None
-        if not record.output or not (self.folder / record.output).is_file():
+        try:
+            read_executed(self.folder, record)
+        except StudyError:
             return None
         return replace(record, state="cached")
+
+    def changed(self) -> str:
+        """What the result depends on and is another now, or here, than in the plan: in words; empty if nothing is."""
+        now = code()
+        names = [
+            f"{name} {now.get(name, 'none')} ({value} in the plan)" if name in versions() else name
+            for name, value in self.code.items()
+            if now.get(name) != value
+        ]
+        try:
+            same = _cells(files.load(self.notebook)) == _cells(json.loads(self.text))
+        except (OSError, StudyError):
+            same = False
+        found = names if same else [str(self.notebook), *names]
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        return f"{', '.join(found[:3])}{more} changed since the job was planned: run it again" if found else ""
 
 
 def plan(
@@ -77,7 +97,7 @@ def plan(
         )
     if "seed" in given and seeds > 1:
         raise StudyError(f"seeds={seeds} already sets seed to 0..{seeds - 1}: give one of the two")
-    code = [package_hash(Path(flatlab.__file__).parent), versions()]
+    current = code()
     jobs = []
     for path in files.find(notebooks, names):
         notebook = files.load(path)
@@ -96,7 +116,8 @@ def plan(
                     text=text,
                     parameters=checked,
                     folder=folder,
-                    key=_key(notebook, checked, known, code),
+                    key=_key(notebook, checked, known, current),
+                    code=current,
                 )
             )
     return jobs
@@ -120,25 +141,30 @@ def _name(stem: str, values: Mapping[str, Any], known: Mapping[str, params.Param
 
 
 def _key(
-    notebook: Mapping[str, Any], values: Mapping[str, Any], known: Mapping[str, params.Parameter], code: Any
+    notebook: Mapping[str, Any], values: Mapping[str, Any], known: Mapping[str, params.Parameter], current: Any
 ) -> str:
-    cells = [(cell.get("cell_type"), files.tags(cell), files.source(cell)) for cell in notebook["cells"]]
     effective = {name: values.get(name, parameter.default) for name, parameter in known.items()}
-    return _hash([cells, effective, code])
+    return _hash([_cells(notebook), effective, current])
 
 
-def package_hash(package: Path) -> str:
-    """Hash of the package's Python files, but for the runner's own, on which no result depends."""
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        name = path.relative_to(package).as_posix()
-        if not name.startswith("runner/") and name != "__main__.py":
-            digest.update(f"{name}\0".encode())
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
+def _cells(notebook: Mapping[str, Any]) -> list[Any]:
+    return [[cell.get("cell_type"), files.tags(cell), files.source(cell)] for cell in notebook["cells"]]
 
 
-@cache
+def code() -> dict[str, str]:
+    """What results depend on besides the notebook: hashes of flatlab's files by name, and versions."""
+    return {**package_hashes(Path(flatlab.__file__).parent), **versions()}
+
+
+def package_hashes(package: Path) -> dict[str, str]:
+    """Hash by name of the package's Python files, but for the runner's own, on which no result depends."""
+    paths = {path.relative_to(package.parent).as_posix(): path for path in sorted(package.rglob("*.py"))}
+    own = (f"{package.name}/runner/", f"{package.name}/__main__.py")
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items() if not name.startswith(own)
+    }
+
+
 def versions() -> dict[str, str]:
     """Versions of Python, torch and numpy, read without importing them."""
     found = {"python": platform.python_version()}

@@ -9,7 +9,6 @@ notebook as well whose background threads failed.
 import logging
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,18 +16,21 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
-from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from nbclient.exceptions import CellTimeoutError
 from papermill import execute_notebook
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
+
+from flatlab.files import temporary_folder
+from flatlab.runner import notebooks
 
 START_TIMEOUT = 120  # seconds; a machine that starts several kernels at once needs more than nbclient's 60
 OUTPUT_TIMEOUT = 60  # seconds for the last outputs of a cell to arrive after its end
@@ -41,15 +43,49 @@ _log.addHandler(logging.NullHandler())
 logging.getLogger("papermill").addHandler(logging.NullHandler())
 
 
+class Manager(AsyncKernelManager):
+    """Remembers its kernel's process, which jupyter forgets once that is over, and whether it was asked to end."""
+
+    process: subprocess.Popen[bytes] | None = None
+    asked = False
+
+    async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
+        """Start the kernel, which leads a process group of its own."""
+        await super().start_kernel(**options)
+        self.process = getattr(self.provisioner, "process", None)
+
+    async def shutdown_kernel(self, **options: Any) -> None:  # type: ignore[override]
+        """End the kernel; jupyter asks only one that lives."""
+        self.asked = True
+        await super().shutdown_kernel(**options)
+
+    def kill(self) -> None:
+        """Kill the kernel, if it lives, and whatever it has started and left."""
+        if self.process is not None and sys.platform == "win32":
+            self.process.kill()
+        elif self.process is not None:
+            with suppress(ProcessLookupError, PermissionError):  # nobody left, or nobody but the dead
+                os.killpg(self.process.pid, signal.SIGKILL)
+
+    def death(self) -> str:
+        """How the kernel died of itself, in words; empty if it did not."""
+        code = None if self.asked or self.process is None else self.process.poll()
+        if code is None:
+            return ""
+        if code >= 0:
+            return f"exit code {code}"
+        name = signal.Signals(-code).name
+        return f"signal {-code}, {name}" + ("; out of memory?" if name == "SIGKILL" else "")
+
+
 class Watch:
     """Ends a kernel that outlives its time limit or that the user has stopped, and remembers which it was."""
 
-    def __init__(self, *, timeout: float | None, stop: Callable[[], bool] | None) -> None:
-        self.manager: AsyncKernelManager | None = None
+    def __init__(self, manager: Manager, *, timeout: float | None, stop: Callable[[], bool] | None) -> None:
+        self.manager = manager
         self.reason: str | None = None  # "timed out", "interrupted", or None
         self.cell = 0
         self.fault = ""  # what ended a background thread, and in which cell
-        self.process: subprocess.Popen[bytes] | None = None
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._stop = stop
         self._over = threading.Event()
@@ -65,21 +101,12 @@ class Watch:
 
     def _run(self) -> None:
         while not self._over.wait(0.1):
-            self.process = getattr(getattr(self.manager, "provisioner", None), "process", None) or self.process
             if self.reason is None and self._stop is not None and self._stop():
                 self.reason = "interrupted"
             elif self.reason is None and self._deadline is not None and time.monotonic() > self._deadline:
                 self.reason = "timed out"
-            if self.reason and self.process:
-                self.process.kill()
-
-    def exit_words(self) -> str:
-        """How the kernel process ended, in words."""
-        code = self.process.poll() if self.process else None
-        if code is not None and code < 0:
-            name = signal.Signals(-code).name
-            return f"signal {-code}, {name}" + ("; out of memory?" if name == "SIGKILL" else "")
-        return f"exit code {code}"
+            if self.reason:
+                self.manager.kill()
 
 
 class WatchedEngine(NBClientEngine):
@@ -118,11 +145,7 @@ class WatchedEngine(NBClientEngine):
             cell_complete(cell, cell_index)
 
         nb_man.cell_start, nb_man.cell_complete = note, look
-        try:
-            client.execute(cleanup_kc=True, **start)
-        except BaseException:
-            _end(watch)  # a kernel whose start failed is not covered by the client's own clean-up
-            raise
+        client.execute(cleanup_kc=True, **start)
 
 
 papermill_engines.register("flatlab", WatchedEngine)
@@ -144,9 +167,8 @@ def execute(
     The state is done, failed, killed, timed out or interrupted. OSError where `output` cannot be written.
     """
     notebook = nbformat.reads(text, as_version=4)
-    watch = Watch(timeout=timeout, stop=stop)
-    try:
-        with _manager() as (watch.manager, log), watch:
+    with _manager() as (manager, log), Watch(manager, timeout=timeout, stop=stop) as watch:
+        try:
             executed = execute_notebook(
                 notebook,
                 str(output).replace("{", "{{").replace("}", "}}"),  # papermill formats paths
@@ -160,23 +182,25 @@ def execute(
                 watch=watch,
                 on_cell=on_cell,
             )
-    except Exception as error:
-        where = f"cell {watch.cell}" if watch.cell else "start"
-        if watch.reason == "timed out":
-            return "timed out", f"{where}: not finished within {timeout:g} s"
-        if watch.reason == "interrupted":
-            return "interrupted", f"{where}: stopped on request"
-        if isinstance(error, CellTimeoutError):
-            return "failed", f"{where}: its output did not arrive within {OUTPUT_TIMEOUT} s of its end"
-        if isinstance(error, DeadKernelError):
-            return "killed", f"{where}: the kernel died ({watch.exit_words()})"
-        if isinstance(error, PapermillExecutionError):
-            cause = f"; {watch.fault}" if watch.fault else ""
-            return "failed", f"cell {error.cell_index + 1}: {error.ename}: {_first_line(error.evalue)}{cause}"
-        if isinstance(error, OSError):
-            raise
-        return "failed", f"{where}: {type(error).__name__}: {_first_line(str(error))}"
-    return ("failed", watch.fault) if watch.fault else _completeness(executed)
+        except Exception as error:
+            where = f"cell {watch.cell}" if watch.cell else "start"
+            if watch.reason == "timed out":
+                return "timed out", f"{where}: not finished within {timeout:g} s"
+            if watch.reason == "interrupted":
+                return "interrupted", f"{where}: stopped on request"
+            if isinstance(error, CellTimeoutError):
+                return "failed", f"{where}: its output did not arrive within {OUTPUT_TIMEOUT} s of its end"
+            if isinstance(error, PapermillExecutionError):
+                cause = f"; {watch.fault}" if watch.fault else ""
+                return "failed", f"cell {error.cell_index + 1}: {error.ename}: {_first_line(error.evalue)}{cause}"
+            if death := manager.death():
+                last = "" if watch.cell else _last_line(Path(log.name))
+                return "killed", f"{where}: the kernel died ({death}){last}"
+            if isinstance(error, OSError):
+                raise
+            return "failed", f"{where}: {type(error).__name__}: {_first_line(str(error))}"
+    problem = watch.fault or notebooks.unfinished(executed)
+    return ("failed", problem) if problem else ("done", "")
 
 
 def environment(threads: int) -> dict[str, str]:
@@ -196,58 +220,52 @@ def environment(threads: int) -> dict[str, str]:
 
 
 @contextmanager
-def _manager() -> Iterator[tuple[AsyncKernelManager, Any]]:
-    """A kernel manager of this very Python, and a file for what the kernel prints outside of cells.
+def _manager() -> Iterator[tuple[Manager, Any]]:
+    """A kernel manager of this very Python, and a file for what the kernel prints outside of cells. At the end nothing
+    of the kernel is left, neither what it has started nor files.
 
     Connection file and sockets lie in a private folder: no port races between kernels, nothing on the network. Where
     the folder's path is too long for a socket, or there are none, it is TCP on the loopback.
     """
-    folder = tempfile.mkdtemp(prefix="flatlab-")
-    if len(os.fsencode(folder)) > _SOCKET_PATH_LIMIT - 4 and os.access("/tmp", os.W_OK):
-        os.rmdir(folder)
-        folder = tempfile.mkdtemp(prefix="flatlab-", dir="/tmp")
-    manager = AsyncKernelManager(
-        kernel_name="python3",
-        kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),  # a user's own "python3" may be another Python
-        connection_file=os.path.join(folder, "kernel.json"),
-        log=_log,
-    )
-    launcher, faults = str(Path(__file__).with_name("launcher.py")), os.path.join(folder, _FAULTS)
-    argv = [sys.executable, "-Xfrozen_modules=off", launcher, faults, "-f", "{connection_file}"]
-    manager.kernel_spec.argv = argv  # type: ignore[union-attr]
-    manager.context.rcvhwm = 0  # the kernel's outputs wait here without limit instead of being dropped
-    if sys.platform != "win32" and len(os.fsencode(folder)) <= _SOCKET_PATH_LIMIT - 4:
-        manager.transport = "ipc"
-        manager.ip = os.path.join(folder, "k")
-    try:
-        with open(os.path.join(folder, "kernel.log"), "wb") as log:
+    room = _SOCKET_PATH_LIMIT - 4
+    with ExitStack() as stack:
+        folder = stack.enter_context(temporary_folder(Path(tempfile.gettempdir())))
+        if len(os.fsencode(folder)) > room and os.access("/tmp", os.W_OK):
+            folder = stack.enter_context(temporary_folder(Path("/tmp")))
+        manager = Manager(
+            kernel_name="python3",
+            kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),  # a user's own "python3" may be another Python
+            connection_file=str(folder / "kernel.json"),
+            log=_log,
+        )
+        launcher = [str(Path(__file__).with_name("launcher.py")), str(folder / _FAULTS)]
+        argv = [sys.executable, "-Xfrozen_modules=off", *launcher, "-f", "{connection_file}"]
+        manager.kernel_spec.argv = argv  # type: ignore[union-attr]
+        manager.context.rcvhwm = 0  # the kernel's outputs wait here without limit instead of being dropped
+        if sys.platform != "win32" and len(os.fsencode(folder)) <= room:
+            manager.transport = "ipc"
+            manager.ip = str(folder / "k")
+        log = stack.enter_context(open(folder / "kernel.log", "wb"))
+        try:
             yield manager, log
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            manager.kill()
+            if manager.process is not None:
+                manager.process.wait()
 
 
 def _fault(watch: Watch) -> str:
     """What ended a background thread of the kernel, in words: the first of them, and how many more; or nothing."""
-    file = Path(watch.manager.connection_file).with_name(_FAULTS) if watch.manager else None
-    lines = file.read_text(encoding="utf-8").splitlines() if file and file.exists() else []
+    file = Path(watch.manager.connection_file).with_name(_FAULTS)
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
     return f"cell {watch.cell}: {lines[0]}{more}" if lines else ""
 
 
-def _end(watch: Watch) -> None:
-    process = getattr(getattr(watch.manager, "provisioner", None), "process", None) or watch.process
-    if process is not None and process.poll() is None:
-        process.kill()
-        process.wait()
-
-
-def _completeness(notebook: Any) -> tuple[str, str]:
-    """("done", "") if every code cell ran. `sys.exit(0)` in a cell ends a notebook early without being an error."""
-    for index, cell in enumerate(notebook.cells):
-        skipped = "skip-execution" in cell.metadata.get("tags", [])
-        if cell.cell_type == "code" and cell.source.strip() and not skipped and cell.execution_count is None:
-            return "failed", f"cell {index + 1} was never run: an earlier cell ended the notebook"
-    return "done", ""
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return last and f": {last}"
 
 
 def _first_line(text: str) -> str:

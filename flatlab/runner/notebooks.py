@@ -13,6 +13,10 @@ class StudyError(ValueError):
     """A request that cannot be run as it stands: an unknown notebook, a bad parameter, a cluster without workers."""
 
 
+class NotANotebook(StudyError):
+    """A file that should be a notebook and cannot be read as one."""
+
+
 def find(folder: str | Path, names: Sequence[str] | None = None) -> list[Path]:
     """Paths of the notebooks called `names` in `folder` (all, sorted, for None).
 
@@ -42,13 +46,18 @@ def _stem(name: str, known: dict[str, Path]) -> str:
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """The notebook's JSON (format 4); StudyError if it is not one."""
+    """The notebook's JSON (format 4); NotANotebook if it is not one, OSError if it cannot be read."""
+    return parse(Path(path).read_bytes(), path)
+
+
+def parse(content: bytes, path: str | Path) -> dict[str, Any]:
+    """The JSON (format 4) of a notebook with these bytes; NotANotebook, which names `path`, if it is not one."""
     try:
-        notebook = json.loads(Path(path).read_text(encoding="utf-8"))
+        notebook = json.loads(content.decode(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise StudyError(f"{path} is not a notebook: {error}") from error
+        raise NotANotebook(f"{path} is not a notebook: {error}") from error
     if not isinstance(notebook, dict) or notebook.get("nbformat") != 4 or not isinstance(notebook.get("cells"), list):
-        raise StudyError(f"{path} is not a notebook of format 4")
+        raise NotANotebook(f"{path} is not a notebook of format 4")
     return notebook
 
 
@@ -69,6 +78,26 @@ def without_outputs(notebook: dict[str, Any]) -> dict[str, Any]:
         for cell in notebook["cells"]
     ]
     return {**notebook, "cells": cells}
+
+
+def unfinished(notebook: dict[str, Any]) -> str:
+    """Why an executed notebook did not run to its end, in words; empty if it did.
+
+    `sys.exit(0)` in a cell ends a notebook early without being an error. A cell with the tag `skip-execution` need not
+    have run, and one with `raises-exception` may end in an error.
+    """
+    for number, cell in enumerate(notebook["cells"], 1):
+        if cell.get("cell_type") != "code" or not source(cell).strip() or "skip-execution" in tags(cell):
+            continue
+        if cell.get("execution_count") is None:
+            return f"cell {number} was never run: an earlier cell ended the notebook"
+        errors = [output for output in cell.get("outputs", ()) if output.get("output_type") == "error"]
+        calm = ("SystemExit", ""), ("SystemExit", "0")
+        if any(
+            (error.get("ename"), error.get("evalue")) not in calm for error in errors
+        ) and "raises-exception" not in tags(cell):
+            return f"cell {number} ended in an error"
+    return ""
 
 
 def title(notebook: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ class Place:
     options: dict[str, Any]
     stop: Callable[[], object]
     cells: bool = False  # whether on_cell can be passed
+    lost: str = ""  # what it means that a future was cancelled without having been asked to
     deaths: tuple[type[BaseException], ...] = ()  # what a future raises if its worker died
 
 

@@ -5,14 +5,17 @@ results/<preset>/jobs/<job>.json       the record: state, seconds, error, key
 results/<preset>/failed/<job>.ipynb    as far as a failed run came, for reading
 results/<preset>/results/...           recorded figures and tables that executed notebooks link to, copied
 results/<preset>/running/...           files of runs in progress; named by host and process, swept when that is gone
+results/<preset>/running/<job>.lock    locked by the process that runs the job
 """
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from flatlab.files import abandoned, write_text
+from flatlab.runner.lock import holder
 
 STATES = ("done", "cached", "failed", "killed", "timed out", "interrupted")
 UNREADABLE = "unreadable record"
@@ -40,6 +43,7 @@ class JobResult:
         output: executed notebook relative to results/<preset>, or None if there is nothing to read.
         started, finished: ISO 8601 in UTC; None if it never ran.
         key: hash of everything that the result depends on.
+        checksum: SHA-256 of the published notebook; empty if the job is not done.
     """
 
     job: str
@@ -52,6 +56,7 @@ class JobResult:
     started: str | None = None
     finished: str | None = None
     key: str = ""
+    checksum: str = ""
 
     @property
     def ok(self) -> bool:
@@ -91,11 +96,22 @@ def write_record(folder: Path, result: JobResult) -> None:
     write_text(record_path(folder, result.job), json.dumps(asdict(result), indent=1) + "\n")
 
 
+def lock_path(folder: Path, job: str) -> Path:
+    """What the process that runs `job` has locked."""
+    return folder / "running" / f"{job}.lock"
+
+
 def sweep(folder: Path) -> list[Path]:
-    """Remove temporary files that processes of this host left behind when they died; return what was removed."""
+    """Remove temporary files that killed processes left behind; return what was removed.
+
+    Those are files of processes that are gone from this host, and of jobs whose lock nobody has, on whatever host.
+    """
+    running = list(folder.glob("running/*"))
+    idle = {path.stem for path in running if path.suffix == ".lock" and not holder(path)}
     removed = []
-    for path in [*folder.glob("running/*"), *folder.rglob(".*.part")]:
-        if abandoned(path):
+    for path in [*running, *folder.rglob(".*.part")]:
+        part = re.fullmatch(r"(.+)\.[^.]+\.part\.ipynb", path.name)
+        if abandoned(path) or (part and part[1] in idle):
             path.unlink(missing_ok=True)
             removed.append(path)
     return removed

@@ -52,6 +52,8 @@ class Terminal:
             if event.kind == "skip":
                 self.skipped.append(f"skipped: {event.reason}")
                 self._write(self.skipped[-1] + "\n")
+            elif event.kind == "wait":
+                self._write(f"waiting for {event.job}: {event.reason}\n")
             elif event.kind == "start":
                 self._running[event.job] = (time.monotonic(), "starting")
             elif event.kind == "cell" and event.job in self._running:

@@ -3,8 +3,6 @@
 import os
 import socket
 import stat
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +13,7 @@ import pytest
 from flatlab.claims import Claim, ClaimTable, record
 from flatlab.runner import Event, StudyError, run
 from flatlab.runner import job as jobs
-from flatlab.runner.job import package_hash
+from flatlab.runner.job import package_hashes
 from flatlab.runner.records import JobResult, read_record, write_record
 from flatlab.stats import greater
 
@@ -51,7 +49,7 @@ def test_what_is_done_is_not_done_again(study: Any, monkeypatch: pytest.MonkeyPa
     assert times_run(study) == 1
 
     assert study.states(force=True) == {"a": "done"}
-    monkeypatch.setattr(jobs, "package_hash", lambda package: "other code")
+    monkeypatch.setattr(jobs, "package_hashes", lambda package: {"flatlab/a.py": "other code"})
     assert study.states() == {"a": "done"}
     (study.folder / "a.ipynb").unlink()
     assert study.states() == {"a": "done"}, "a record alone is no result"
@@ -69,17 +67,18 @@ def test_the_key_is_of_everything_that_a_result_depends_on(study: Any, monkeypat
     assert len(set(keys)) == len(keys)
 
 
-def test_the_package_hash_sees_code_and_not_the_runner(tmp_path: Path) -> None:
-    (tmp_path / "runner").mkdir()
-    (tmp_path / "a.py").write_text("1")
-    before = package_hash(tmp_path)
-    (tmp_path / "runner" / "cli.py").write_text("1")
-    (tmp_path / "notes.txt").write_text("1")
-    assert package_hash(tmp_path) == before
-    (tmp_path / "a.py").rename(tmp_path / "b.py")
-    renamed = package_hash(tmp_path)
-    (tmp_path / "b.py").write_text("2")
-    assert len({before, renamed, package_hash(tmp_path)}) == 3
+def test_the_hashes_of_the_package_are_of_code_and_not_of_the_runner(tmp_path: Path) -> None:
+    package = tmp_path / "flatlab"
+    (package / "runner").mkdir(parents=True)
+    for name in ("a.py", "runner/cli.py", "__main__.py", "notes.txt"):
+        (package / name).write_text("1")
+    assert list(package_hashes(package)) == ["flatlab/a.py"]
+    hashes = [package_hashes(package)]
+    (package / "a.py").rename(package / "b.py")
+    hashes.append(package_hashes(package))
+    (package / "b.py").write_text("2")
+    hashes.append(package_hashes(package))
+    assert hashes[0] != hashes[1] != hashes[2] != hashes[0]
 
 
 @pytest.mark.usefixtures("no_kernel")
@@ -223,29 +222,6 @@ def test_an_interrupt_stops_the_kernel_and_is_passed_on(study: Any) -> None:
     (study.notebooks / "quick").touch()
     assert study.states() == {"a": "cached", "b": "done", "c": "done"}
     assert times_run(study) == 2
-
-
-@pytest.mark.slow
-def test_two_batches_at_once(study: Any) -> None:
-    for name in ("a", "b"):
-        study.notebook(name, "import time; time.sleep(0.5)", COUNT, "print(seed)")
-    command = [
-        sys.executable,
-        "-c",
-        "import sys; from flatlab.runner import run; print([r.state for r in run(**eval(sys.argv[1]))])",
-    ]
-    options = {"preset": "quick", "out": str(study.out), "notebooks": str(study.notebooks), "force": True}
-    batches = [
-        subprocess.Popen([*command, repr(options)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    for batch in batches:
-        out, errors = batch.communicate(timeout=600)
-        assert (out.strip(), errors, batch.returncode) == ("['done', 'done']", "", 0)
-    assert times_run(study) == 4
-    assert study.records() == {"a": "done", "b": "done"}
-    assert study.text("a") == "0\n"
-    assert study.leftovers() == []
 
 
 @pytest.fixture

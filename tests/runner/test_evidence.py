@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from flatlab import claims
 from flatlab.claims import Claim, ClaimTable
 from flatlab.runner import StudyError
 from flatlab.runner.evidence import record
+from flatlab.runner.executed import checksum
+from flatlab.runner.records import JobResult, read_record, write_record
 from flatlab.stats import greater, mean
 
 
@@ -28,11 +31,12 @@ def ran(study: Any) -> Callable[..., None]:
         bundles = [shown._repr_mimebundle_() for shown in tables]
         outputs = [{"output_type": "display_data", "data": data, "metadata": meta} for data, meta in bundles]
         cell = {"cell_type": "code", "id": "c", "metadata": {}, "source": "", "outputs": outputs, "execution_count": 1}
-        book = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [cell]}
-        (study.folder / "jobs").mkdir(parents=True, exist_ok=True)
-        (study.folder / f"{name}.ipynb").write_text(json.dumps(book))
-        result = {"job": name, "notebook": name, "state": "done", "seconds": 1.0, "output": f"{name}.ipynb"}
-        (study.folder / "jobs" / f"{name}.json").write_text(json.dumps(result))
+        meta = {"flatlab": {"job": name, "state": "done", "key": "k"}}
+        content = json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": meta, "cells": [cell]}).encode()
+        study.folder.mkdir(parents=True, exist_ok=True)
+        (study.folder / f"{name}.ipynb").write_bytes(content)
+        about = {"key": "k", "checksum": checksum(content), "output": f"{name}.ipynb", "seconds": 1.0}
+        write_record(study.folder, JobResult(name, name, state="done", **about))
 
     return run
 
@@ -102,7 +106,9 @@ def test_a_run_of_a_notebook_that_is_gone_is_left_out(study: Any, ran: Any, keep
 def test_a_table_that_cannot_be_read_is_named(study: Any, ran: Any, keep: Any) -> None:
     ran("01_a", table("01_a"))
     path = study.folder / "01_a.ipynb"
-    path.write_text(path.read_text().replace('"schema": 2', '"schema": 1'))
+    content = path.read_bytes().replace(b'"schema": 2', b'"schema": 1')
+    path.write_bytes(content)
+    write_record(study.folder, replace(read_record(study.folder, "01_a"), checksum=checksum(content)))
     with pytest.raises(ValueError, match=r"01_a\.ipynb: claims are written in schema 1"):
         keep()
 

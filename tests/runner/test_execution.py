@@ -41,7 +41,7 @@ def test_a_finished_job_is_published_and_recorded(study: Any, monkeypatch: pytes
     assert Path(said["flatlab"]).parent == Path(records.__file__).parents[1]
 
     stored = json.loads((study.folder / "jobs" / f"{job.name}.json").read_text())
-    fields = "job notebook parameters state seconds error output started finished key"
+    fields = "job notebook parameters state seconds error output started finished key checksum"
     assert list(stored) == fields.split()
     assert stored["parameters"] == {"preset": "quick", "eps": 8 / 255, "seed": 3}
     assert stored["started"] <= stored["finished"]
