@@ -71,11 +71,9 @@ def resume_training(
         raise ValueError(f"{path} holds no training (save_training writes one); name another file")
     before, states = saved["settings"], saved["states"]
     changed = sorted(key for key in before.keys() | wanted.keys() if before.get(key) != wanted.get(key))
-    if others := sorted(states.keys() ^ parts.keys()):
-        raise _other(path, [*changed, *others], "")
-    if changed:
-        facts = "; ".join(f"{key} was {before.get(key)}, now is {wanted.get(key)}" for key in changed)
-        raise _other(path, changed, f". There, {facts}")
+    if what := ", ".join([*changed, *sorted(states.keys() ^ parts.keys())]):
+        facts = "".join(f"; {key}: {before.get(key)} there, {wanted.get(key)} here" for key in changed)
+        raise ValueError(f"{path} was made with other settings ({what}); delete it or name another file{facts}")
     for name, part in parts.items():
         try:
             part.load_state_dict(states[name])
@@ -131,12 +129,6 @@ def load_checkpoint(path: str | Path, *, device: torch.device | str = "cpu") -> 
         raise ValueError(f"{path} is damaged: its checksum is not that of its content; delete it and train again")
     moved = {name: tensor.to(device) for name, tensor in tensors.items()}
     return cast(dict[str, Any], _unflatten(json.loads(skeleton), moved))
-
-
-def _other(path: str | Path, changed: list[str], facts: str) -> ValueError:
-    """The error of a file of other settings or other parts."""
-    what = ", ".join(changed)
-    return ValueError(f"{path} was made with other settings ({what}); delete it or name another file{facts}")
 
 
 def _checksum(skeleton: str, tensors: Mapping[str, Tensor]) -> str:
