@@ -8,6 +8,7 @@ from torch.optim import Adam
 from flatlab.optim import AdamCM, StackedAdam
 
 SIZES = {
+    "200 tensors of 100": [(100,)] * 200,
     "122 tensors of 820": [(820,)] * 122,
     "24 of 41k": [(204, 204)] * 24,
     "50 of 200k": [(500, 400)] * 50,
