@@ -1,5 +1,6 @@
 """Affine operators: z' = J z + c, whose transpose autograd gives, so that no code per operator is needed."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -105,12 +106,15 @@ class Affine(Rule):
         if site.parameters_move:
             size = magnitude(x[0]) if x else site.argument(0).abs()
             found = Interval(center=found.center, radius=found.radius + weights.interval_radius(site, size))
+            if x and site.weight is not None and site.weight.p == math.inf:
+                found = found.meet(*weights.box_ends(site, x[0]))
         return found
 
     def backward(self, site: Site, a: Tensor, x: Sequence[Interval], alpha: Tensor | None = None) -> Bound:
         extra: Tensor | float = 0.0
+        slope: Tensor | None = None
         if site.parameters_move:
-            extra = weights.backward_cost(site, a, x[0] if x else cast(Tensor, site.argument(0)))
+            extra, slope = weights.backward_cost(site, a, x[0] if x else cast(Tensor, site.argument(0)))
             if not x:
                 return [], site.dot(a, site.node.call(site.values)) + extra
         found = self._back(site, a, x) if self._back is not None else None
@@ -121,7 +125,8 @@ class Affine(Rule):
             zeros = [torch.zeros(i.shape, dtype=a.dtype, device=a.device) for i in x]
             pulled = torch.func.vjp(site.apply, *zeros)
             found = list(torch.vmap(pulled[1])(a)), 0.0 if self.shape else site.dot(a, pulled[0])
-        return found[0], found[1] + extra
+        grads = found[0] if slope is None else [found[0][0] + slope]
+        return grads, found[1] + extra
 
     def forward(self, site: Site, x: Sequence[Interval], lines: Sequence[LinearBounds]) -> LinearBounds:
         if site.parameters_move:

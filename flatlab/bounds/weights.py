@@ -1,10 +1,20 @@
 """Perturbed weights of linear layers and convolutions, and the first affine layer over an L1 or L2 ball.
 
 A weight W0 + D, ||D||_p <= eps, adds <D, M> to a bound, where M = sum over positions of A (x) patch; its least value is
--eps ||M||_q, 1/p + 1/q = 1. Where a patch is only known to lie in c +- r, |M| <= |sum A (x) c| + sum |A| (x) r takes
-its place, so that what has opposite signs at different positions still cancels; at a single position the norm of that
-is ||A||_q times that of the largest patch. D itself is never written out. McCormick's planes over the box W0 +- eps,
-which an L2 ball fills badly, give wider bounds (Xu et al. 2020, section 3, arXiv 2002.12920).
+-eps ||M||_q, 1/p + 1/q = 1. D itself is never written out. Where the layer's input is only known to lie in a box, so is
+M, which is linear in it: M in c -+ r with c = sum A (x) center, r = sum |A| (x) radius, so that what has opposite signs
+at different positions still cancels. A function of M that is linear, and lies above the norm on that box, is passed on
+to the input:
+
+    q = 1      |m| <= its chord on [c - r, c + r]
+    q = 2      ||M|| <= s/2 + ||M||^2 / (2 s) for any s > 0, and m^2 <= 2 c m - c^2 + r^2. The least value in the middle
+               has s^2 = ||c||^2 + ||r||^2: ||M|| <= (<c, M> + ||r||^2) / s
+    q = inf    max |m| <= t + the chord of max(|m_1| - t, 0), where m_1 is the entry that may be the largest, and t what
+               no other can exceed
+
+The largest value of the norm, which is taken at one corner of the box, would do as well, and is larger almost
+everywhere. McCormick's planes over the box W0 +- eps, which an L2 ball fills badly, are wider, too (Xu et al. 2020,
+section 3, arXiv 2002.12920).
 
 There is one ball around each weight: one that is used twice is bounded as if it were two, which is sound.
 """
@@ -17,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flatlab.bounds import relax
 from flatlab.bounds.interval import Ball, Interval
 from flatlab.bounds.nodes import Site
 from flatlab.bounds.sets import LpBall
@@ -93,12 +104,34 @@ def interval_radius(site: Site, size: Tensor) -> Tensor:
     return total  # type: ignore[return-value]
 
 
-def backward_cost(site: Site, a: Tensor, x: Interval | Tensor) -> Tensor:
-    """The least that perturbed weights and biases add to <a, z>, (S, B).
+def box_ends(site: Site, x: Interval) -> tuple[Tensor, Tensor]:
+    """The ends of W x + b where W lies in a box W0 -+ eps: W0 x -+ eps |x|, the chord of |x| in its place, is affine.
+
+    |W0 - eps k|, for the slopes k in [-1, 1] of the chords, lies below its own chord between k = -1 and k = 1, so that
+    two products serve all samples; it is that chord where k is -1 or 1, or |W0| >= eps.
+    """
+    assert site.weight is not None
+    weight, eps = site.argument(1), site.weight.eps
+    *_, k, constant = relax.absolute(x.low, x.high)
+    assert constant is not None
+    reach = interval_radius(site, k * x.center + constant)
+    up, down = (1 + k) / 2 * x.radius, (1 - k) / 2 * x.radius
+    near, far = (weight - eps).abs(), (weight + eps).abs()
+    product = lambda t, w: site.node.op(t, w, None, *site.node.args[3:])  # type: ignore[misc]  # noqa: E731
+    middle = site.apply(x.center)
+    low = middle - reach - product(up, near) - product(down, far)
+    return low, middle + reach + product(up, far) + product(down, near)
+
+
+def backward_cost(site: Site, a: Tensor, x: Interval | Tensor) -> tuple[Tensor, Tensor | None]:
+    """The least that perturbed weights and biases add to <a, z>, or a function linear in the input that lies below it.
 
     Args:
         a: coefficients (S, *shape of z).
         x: the layer's input: its interval, or its value if it is known.
+
+    Returns:
+        A constant (S, B), and coefficients of the input (S, *shape of x); None if there are none.
     """
     weight = site.argument(1)
     if site.node.key == "linear":
@@ -106,26 +139,75 @@ def backward_cost(site: Site, a: Tensor, x: Interval | Tensor) -> Tensor:
     else:
         flat = a.reshape(*a.shape[:2], _options(site)["groups"], -1, math.prod(a.shape[3:]))
     flat = _by_sample(site, flat)  # (S, B, groups, outputs of a group, positions)
-    cost = torch.zeros(flat.shape[:2], dtype=a.dtype, device=a.device)
+    cost, slope = torch.zeros(flat.shape[:2], dtype=a.dtype, device=a.device), None
     if site.weight is not None:
-        cost = cost - site.weight.eps * _norm(site, flat, x, dual(site.weight.p))
+        most, slope = _norm(site, flat, x, dual(site.weight.p))
+        cost = cost - site.weight.eps * most
+        slope = None if slope is None else _of_input(site, -site.weight.eps * slope, x.shape)
     if site.bias is not None:
         cost = cost - site.bias.eps * flat.sum(4).flatten(2).norm(p=dual(site.bias.p), dim=2)
-    return cost
+    return cost, slope
 
 
-def _norm(site: Site, a: Tensor, x: Interval | Tensor, q: float) -> Tensor:
-    """The dual norm of M, (S, B), or a bound of it."""
+def _norm(site: Site, a: Tensor, x: Interval | Tensor, q: float) -> tuple[Tensor, Tensor | None]:
+    """The dual norm of M, or a function above it: (S, B), and coefficients of patches (S, B, groups, n, positions)."""
     center, radius = (x.center, x.radius) if isinstance(x, Interval) else (x, None)
     at = _by_sample(site, _patches(site, center))
     reach = None if radius is None else _by_sample(site, _patches(site, radius))
-    if at.shape[-1] == 1:  # an outer product: its norm is the product of the norms
-        size = at[..., 0] if reach is None else at[..., 0].abs() + reach[..., 0]
-        return (a[..., 0].norm(p=q, dim=3) * size.norm(p=q, dim=2)).norm(p=q, dim=2)
+    if at.shape[-1] == 1:  # outer products, whose norms are the products of the norms
+        size = a[..., 0].norm(p=q, dim=3)[..., None]  # (S, B, groups, 1)
+        most, slope = linear_norm(size * at[..., 0], None if reach is None else size * reach[..., 0], q)
+        return most, None if slope is None else (size * slope)[..., None]
     m = torch.einsum("sbgol,bgil->sbgoi", a, at)
-    if reach is not None:
-        m = m.abs() + torch.einsum("sbgol,bgil->sbgoi", a.abs(), reach)
-    return m.flatten(2).norm(p=q, dim=2)
+    most, slope = linear_norm(m, None if reach is None else torch.einsum("sbgol,bgil->sbgoi", a.abs(), reach), q)
+    return most, None if slope is None else torch.einsum("sbgoi,sbgol->sbgil", slope, a)
+
+
+def linear_norm(center: Tensor, radius: Tensor | None, q: float) -> tuple[Tensor, Tensor | None]:
+    """A function <slope, m> + constant that lies above the q-norm of each m of a box.
+
+    Args:
+        center, radius: of the box, (S, B, ...) each; radius None for a point, whose norm is found.
+        q: 1, 2 or inf.
+
+    Returns:
+        The constant (S, B), and the slope (S, B, ...); None stands for 0.
+    """
+    c = center.flatten(2)
+    if radius is None:
+        return c.norm(p=q, dim=2), None
+    r = radius.flatten(2)
+    if q == 1:
+        *_, slope, each = relax.absolute(c - r, c + r)
+        assert each is not None
+        constant = each.sum(2)
+    elif q == 2:
+        square = r.square().sum(2)
+        s = (c.square().sum(2) + square).clamp(min=torch.finfo(c.dtype).tiny).sqrt()
+        slope, constant = c / s[..., None], square / s
+    else:
+        most, where = (c.abs() + r).topk(min(2, c.shape[2]), dim=2)
+        rest = most[..., 1:].sum(2, keepdim=True)  # the second largest, if there is one
+        l, u = ((c + sign * r).gather(2, where[..., :1]) for sign in (-1, 1))
+        low, high = ((end.abs() - rest).clamp(min=0) for end in (l, u))
+        k = (high - low) / (u - l).masked_fill(u == l, 1.0)
+        slope = torch.zeros_like(c).scatter(2, where[..., :1], k)
+        constant = (rest + low - k * l)[..., 0]
+    return constant, slope.reshape(center.shape)
+
+
+def _of_input(site: Site, slope: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Coefficients (S, B, groups, n, positions) of the patches -> those of the layer's input, (S, *shape)."""
+    linear, rows = site.node.key == "linear", slope.shape[0]
+    count = math.prod(shape[:-1]) if linear else shape[0]
+    if count != site.batch:  # the way back from `_by_sample`
+        slope = slope.unflatten(-1, (site.node.pre, count // (site.node.pre * site.batch), -1))
+        slope = slope.movedim((-3, -2), (-6, -4)).flatten(-6, -4)
+    if linear:
+        return slope.reshape(rows, *shape)
+    o, flat = _options(site), slope.flatten(2, 3).flatten(0, 1)
+    whole = F.fold(flat, shape[-2:], site.argument(1).shape[2:], o["dilation"], o["padding"], o["stride"])
+    return whole.unflatten(0, (rows, count))
 
 
 def ball_radius(site: Site, ball: Ball) -> Tensor | Ball | None:
