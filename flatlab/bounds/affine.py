@@ -26,6 +26,7 @@ class Affine(Rule):
         nonneg: no coefficient of J is negative: ends map to ends.
         shape: moreover, J only moves numbers about, without a constant.
         once: moreover, none of them appears twice.
+        places: J only moves numbers about, but there may be constants between them.
         product: J is the constant one of the two first arguments, as in a matrix product, so that |J| is its absolute
             value; argument 2, if any, is a bias.
         back: a faster backward pass than the general one, or None where it does not apply.
@@ -39,12 +40,13 @@ class Affine(Rule):
         nonneg: bool = False,
         shape: bool = False,
         once: bool = False,
+        places: bool = False,
         product: bool = False,
         slots: int = 1,
         back: Callable[[Site, Tensor, Sequence[Interval]], Bound | None] | None = None,
     ) -> None:
         self.shape, self.once, self.product, self.slots, self._back = shape or once, once, product, slots, back
-        self.nonneg = nonneg or self.shape
+        self.places, self.nonneg = places, nonneg or places or self.shape
 
     def relaxes(self, site: Site) -> bool:
         return False
@@ -71,12 +73,20 @@ class Affine(Rule):
         return self._product(site, x)
 
     def _ball(self, site: Site, ball: Ball) -> Ball | None:
-        """The Lp ball that an Lp ball becomes, or None: shifts and reordered coordinates give one, copies do not."""
+        """An Lp ball around what an Lp ball becomes, or None: it is kept by shifts and by what moves or copies numbers.
+
+        A number that appears n times is as far from its centre in all n places: n^(1/p) times its scale is room for it.
+        """
         center = site.apply(ball.center)
         if site.node.pre != 1 or center.shape[:1] != (site.batch,):
             return None
-        if self.once:
-            return Ball(center, site.apply(ball.scale.expand_as(ball.center))[:1], ball.p)
+        if self.places or self.shape:
+            scale = ball.scale.expand_as(ball.center)
+            if not self.once:
+                copies = torch.func.vjp(site.apply, scale)[1](torch.ones_like(center))[0]
+                scale = scale * copies ** (1 / ball.p)
+            scale = site.apply(scale) - (site.apply(0 * scale) if self.places else 0)
+            return Ball(center, scale[:1], ball.p)
         return Ball(center, ball.scale, ball.p) if self._moves(site) and center.shape == ball.center.shape else None
 
     @staticmethod

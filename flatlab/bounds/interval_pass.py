@@ -115,7 +115,8 @@ class IntervalPass:
             return box
         run = self.backward.run(index, Identity(rows, open_.shape[1]), {**found, index: box}, slopes=slopes).low
         full = [samples_first(t[None], pre, batch)[0] for t in (box.low, box.high)]
-        own = open_[:, rows]  # a sample has the same bounds in any company
+        known = ~(run[: len(rows)] + run[len(rows) :]).T.isnan()  # what is not a number says nothing
+        own = open_[:, rows] & known  # a sample has the same bounds in any company
         lo = torch.where(own, run[: len(rows)].T, full[0][:, rows])
         hi = torch.where(own, -run[len(rows) :].T, full[1][:, rows])
         if slopes is not None:  # what is no better than what is known must feel the gradient, or it never becomes so

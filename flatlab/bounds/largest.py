@@ -12,7 +12,7 @@ from flatlab.bounds.rule import Bound, Rule
 
 
 class Largest(Rule):
-    """z' = max of z along one dimension (argument 1, kept or not)."""
+    """z' = max of z along one dimension (argument 1, kept or not), of all or of those of a mask (argument 3)."""
 
     kind = "reduction"
 
@@ -28,10 +28,13 @@ class Largest(Rule):
     def _where(self, site: Site, x: Interval) -> tuple[int, Tensor, Tensor, Tensor]:
         dims = site.argument(1, "dim")
         dim = dims[0] if isinstance(dims, list | tuple) else dims
-        best = x.low.argmax(dim, keepdim=True)
-        rest = x.high.scatter(dim, best, -torch.inf).amax(dim, keepdim=True)
-        chosen = torch.zeros_like(x.low).scatter_(dim, best, 1.0)
-        return dim, chosen, x.low.gather(dim, best) >= rest, x.high.amax(dim, keepdim=True)
+        low, high = x.low, x.high
+        if site.node.key == "masked_amax":
+            low, high = (end.masked_fill(~site.argument(3), -torch.inf) for end in (low, high))
+        best = low.argmax(dim, keepdim=True)
+        rest = high.scatter(dim, best, -torch.inf).amax(dim, keepdim=True)
+        chosen = torch.zeros_like(low).scatter_(dim, best, 1.0)
+        return dim, chosen, low.gather(dim, best) >= rest, high.amax(dim, keepdim=True)
 
     def interval(self, site: Site, x: Sequence[Interval]) -> Interval:
         return Interval(site.apply(x[0].low), site.apply(x[0].high))
@@ -61,3 +64,8 @@ class Largest(Rule):
             torch.where(alone, pick(line.uw, dim + 1), 0.0),
             torch.where(alone, pick(line.ub, dim), top),
         )
+
+
+def masked_amax(x: Tensor, dim: list[int], keepdim: bool, keep: Tensor) -> Tensor:
+    """The largest of what is kept."""
+    return x.masked_fill(~keep, -torch.inf).amax(dim, keepdim)

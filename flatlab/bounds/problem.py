@@ -196,8 +196,6 @@ class Problem:
                 raise UnsupportedOperator(
                     f"parameter {name!r} is perturbed and used by {node}: only those of linear and conv2d may be"
                 )
-            if isinstance(node.args[4] if len(node.args) > 4 else 0, str):
-                raise UnsupportedOperator(f"{node}: perturbed weights need a numeric padding")
             if position == 1:
                 site.weight = self.weights[name]
             else:

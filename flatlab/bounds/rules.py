@@ -35,8 +35,7 @@ _MOVED = (
 )  # fmt: skip
 _COPIED = ("expand", "repeat", "gather", "index_select", "upsample_nearest2d", "unfold")
 _NONNEG = (
-    "cat", "sum", "mean", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "pad", "index",
-    "cumsum", "constant_pad_nd",
+    "cat", "sum", "mean", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "cumsum",
 )  # fmt: skip
 
 
@@ -44,6 +43,7 @@ RULES.update({name: Affine(once=True) for name in _MOVED})
 RULES.update({name: Affine(shape=True) for name in _COPIED})
 RULES.update({name: Affine(shape=True, slots=2) for name in ("view_as", "expand_as")})
 RULES.update({name: Affine(nonneg=True) for name in _NONNEG})
+RULES.update({name: Affine(places=True) for name in ("pad", "constant_pad_nd", "index")})
 RULES["add"] = Affine(nonneg=True, slots=2, back=add_back)
 
 
@@ -80,7 +80,7 @@ RULES["linear"] = LinearLayer(back=linear_back, exact_on_boxes=True)
 RULES["conv2d"] = Bilinear(back=conv2d_back, exact_on_boxes=True)
 RULES.update({name: Bilinear() for name in ("conv1d", "conv3d", "conv_transpose2d")})
 RULES.update({name: Bilinear(corners=matmul_corners) for name in ("matmul", "bmm", "mm")})
-RULES["amax"] = Largest()
+RULES["amax"] = RULES["masked_amax"] = Largest()
 RULES["softmax"] = RULES["_softmax"] = RULES["masked_softmax"] = Softmax()
 
 

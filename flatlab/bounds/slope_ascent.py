@@ -2,7 +2,8 @@
 
 Every row of every pass has slopes of its own: (k, rows, B, *shape) in [0, 1] for each relaxed operator, where k = 2 if
 both lines have something free. With `joint` this holds for the passes that bound the nodes inside as well. Whatever the
-slopes, the bounds are sound, so the best of all steps is kept for each row.
+slopes, the bounds are sound, so the best of all steps is kept for each row. A bound that is not a number says nothing,
+and a slope whose gradient is not one stays where it is.
 """
 
 from collections.abc import Mapping
@@ -51,7 +52,7 @@ def ascend(intervals: IntervalPass, rows: Rows, ascent: Ascent, *, function: boo
             gradients = torch.autograd.grad(-now.low.sum(), leaves, allow_unused=True)
         best = _better(best, now)
         for leaf, gradient in zip(leaves, gradients, strict=True):
-            leaf.grad = gradient
+            leaf.grad = None if gradient is None else gradient.nan_to_num(nan=0.0)
         adam.step()
         adam.param_groups[0]["lr"] *= ascent.decay
         with torch.no_grad():
@@ -86,13 +87,14 @@ def _begin(intervals: IntervalPass, rows: int, known: Mapping[int, Interval], jo
 
 def _better(best: RowBounds, now: RowBounds) -> RowBounds:
     """The better of two bounds, row by row and sample by sample."""
-    low = now.low.detach()
+    take = now.low.detach() > best.low  # not where either is NaN
+    low = torch.where(take, now.low.detach(), best.low)
     if best.function is None or now.function is None:
-        return RowBounds(torch.maximum(best.low, low))
-    take, old, new = low > best.low, best.function, now.function
+        return RowBounds(low)
+    old, new = best.function, now.function
 
     def pick(a: Tensor, b: Tensor) -> Tensor:
         return torch.where(take.reshape(*take.shape, *[1] * (a.ndim - 2)), a.detach(), b)
 
     function = LinearFunction({i: pick(a, old.a[i]) for i, a in new.a.items()}, pick(new.bias, old.bias))
-    return RowBounds(torch.maximum(best.low, low), None, function)
+    return RowBounds(low, None, function)

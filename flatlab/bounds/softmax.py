@@ -73,11 +73,13 @@ class Softmax(Rule):
         return site.argument(1, "dim") % len(x.shape) - len(x.shape)
 
     def _kept(self, site: Site, x: Interval) -> tuple[Tensor, Tensor]:
-        """Ends of the logits; those that a mask leaves out are so low that they, and what leads to them, count 0."""
-        if site.node.key != "masked_softmax":
-            return x.low, x.high
-        keep = site.argument(2)
-        return x.low.masked_fill(~keep, NEVER), x.high.masked_fill(~keep, NEVER)
+        """Ends of the logits; where a mask, or another logit, leaves nothing, a number to which they count 0."""
+        dim, low, high = self._dim(site, x), x.low, x.high
+        if site.node.key == "masked_softmax":
+            low, high = (end.masked_fill(~site.argument(2), -torch.inf) for end in (low, high))
+        least = low.detach().amax(dim, keepdim=True) - FAR
+        none = high < least
+        return torch.where(none, least, low), torch.where(none, least, high)
 
     def _lower(
         self, low: Tensor, high: Tensor, dim: int, alpha: Tensor | None
@@ -102,8 +104,8 @@ class Softmax(Rule):
         return c, a + c * entropy, share
 
 
-NEVER = -1e30
-"""The logit of what is left out."""
+FAR = 1000.0
+"""A logit that is lower than another by so much has no share: e^-1000 is 0 in double precision as well."""
 
 
 def log_softmax_interval(l: Tensor, u: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -124,7 +126,7 @@ def log_softmax_interval(l: Tensor, u: Tensor, dim: int) -> tuple[Tensor, Tensor
         others = parts.sum(dim, keepdim=True) - parts
         rest = (others + (1 - others.detach()).clamp(min=0)).log()  # only rounding makes them less than 1, with a slope
         largest = torch.zeros_like(own, dtype=torch.bool).scatter_(dim, best, True)
-        without = (other - top).masked_fill(largest, NEVER).logsumexp(dim, keepdim=True)
+        without = (other - top).masked_fill(largest, -torch.inf).logsumexp(dim, keepdim=True)
         return F.logsigmoid(own - top - torch.where(largest, without, rest))
 
     return end(l, u), end(u, l)

@@ -34,6 +34,10 @@ from flatlab.bounds.sets import LpBall
 from flatlab.flatness import layer_weights
 
 SUPPORTED = ("linear", "conv2d")
+"""Operators whose parameters may be perturbed."""
+
+WEIGHED = ("linear", "conv1d", "conv2d", "conv3d", "conv_transpose2d")
+"""Operators whose outputs have radii of their own, where their input lies in a ball."""
 
 
 def weight_balls(
@@ -221,17 +225,25 @@ def ball_radius(site: Site, ball: Ball) -> Tensor | Ball | None:
         if scale.shape != ball.scale.shape:
             return None
         return Ball(site.apply(ball.center), scale, ball.p)
-    if key not in SUPPORTED or site.node.args[0].index not in site.hot:
+    if key not in WEIGHED or site.node.args[0].index not in site.hot:
         return None
     weight = site.argument(1).abs()
+    if ball.q == 2:  # each input of an output has one weight there
+        square = site.node.op(ball.scale.square(), weight.square(), None, *site.node.args[3:])  # type: ignore[misc]
+        return square.clamp(min=torch.finfo(square.dtype).tiny).sqrt()
     if key == "linear":
-        if ball.q == 2:
-            return F.linear(ball.scale.square(), weight.square()).clamp(min=1e-30).sqrt()
         return (weight * ball.scale.unsqueeze(-2)).amax(-1)
-    o = _options(site)
-    if isinstance(o["padding"], str):
+    if key == "conv_transpose2d":
         return None
-    if ball.q == 2:
-        return F.conv2d(ball.scale.square(), weight.square(), None, **o).clamp(min=1e-30).sqrt()
-    reach = weight.flatten(1).amax(1) * ball.scale.amax()
-    return reach.reshape(1, -1, 1, 1)
+    o, count = _options(site), weight.ndim - 2
+    pads = [side for n in reversed(_every(o["padding"], count)) for side in (n, n)]
+    largest = F.pad(ball.scale.amax(1, keepdim=True), pads)
+    pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[count - 1]
+    reach = pool(largest, weight.shape[2:], _every(o["stride"], count), 0, _every(o["dilation"], count))
+    return weight.flatten(1).amax(1).reshape(1, -1, *[1] * count) * reach
+
+
+def _every(value: Any, count: int) -> list[int]:
+    """An option of a convolution for each of its axes."""
+    values = list(value) if isinstance(value, Sequence) else [value]
+    return values * count if len(values) == 1 else values

@@ -247,6 +247,7 @@ EXAMPLES: dict[str, list[Example]] = {
     "amin": on(ROWS, lambda x: x.amin(2), lambda x: x.amin((1, 2), keepdim=True)),
     "max_pool2d": on(IMAGE, lambda x: F.max_pool2d(x, 2), lambda x: F.max_pool2d(x, 3, 2, 1, 1, True))
     + on(IMAGE, lambda x: F.max_pool2d(x, 2, 1, 1, 2)),
+    "masked_amax": on(IMAGE, lambda x: F.max_pool2d(x, 3, 1, 1), lambda x: F.max_pool1d(x[:, 0], 3, 2, 1)),
     "max_pool1d": on(ROWS, lambda x: F.max_pool1d(x, 2, 1, 1)),
     "lstm": on(ROWS, First(built(lambda: nn.LSTM(4, 2, 2, bidirectional=True, batch_first=True)))),
     "lstm_cell": on(ROWS, Recurrent(built(lambda: nn.LSTMCell(4, 5)), pair=True)),

@@ -1,11 +1,13 @@
-"""Pools of largest values."""
+"""Pools of largest values, whose padding takes no part."""
 
 import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from flatlab.bounds.expansions.registry import expansion
+from flatlab.bounds.largest import masked_amax
 from flatlab.bounds.nodes import Ref
 from flatlab.bounds.tape import Emitter
 
@@ -19,24 +21,24 @@ def _max_pool(
     both = lambda v: [v] * count if isinstance(v, int) else list(v) * (count if len(v) == 1 else 1)  # noqa: E731
     k, p, d = both(kernel), both(padding), both(dilation)
     s = both(stride) if stride else k
-    starts: list[list[int]] = []
+    places: list[Tensor] = []  # of each axis: (steps, offsets)
     for i in range(count):
         size, reach = x.shape[i - count], d[i] * (k[i] - 1) + 1
         steps = (size + 2 * p[i] - reach + (s[i] - 1 if ceil_mode else 0)) // s[i] + 1
         if ceil_mode and (steps - 1) * s[i] >= size + p[i]:
             steps -= 1
-        starts.append([j * s[i] for j in range(steps)])
-    need = [starts[i][-1] + d[i] * (k[i] - 1) + 1 - x.shape[i - count] - p[i] for i in range(count)]
-    sides = [side for i in reversed(range(count)) for side in (p[i], max(0, need[i]))]
-    padded = emit.constant_pad_nd(x, sides, -1e30) if any(sides) else x
-    for i in range(count):
-        dim = len(x.shape) - count + i
-        index = [start + d[i] * offset for start in starts[i] for offset in range(k[i])]
-        padded = emit.index_select(padded, dim, torch.tensor(index))
+        places.append(torch.arange(steps)[:, None] * s[i] - p[i] + torch.arange(k[i]) * d[i])
+    sizes = x.shape[len(x.shape) - count :]
+    inside = [(at >= 0) & (at < size) for at, size in zip(places, sizes, strict=True)]
+    windows = x
+    for i, (at, size) in enumerate(zip(places, sizes, strict=True)):
+        windows = emit.index_select(windows, len(x.shape) - count + i, at.clamp(0, size - 1).flatten())
     lead = list(x.shape[1 : len(x.shape) - count])
-    shape = [-1, *lead] + [n for i in range(count) for n in (len(starts[i]), k[i])]
-    windows = emit.reshape(padded, shape)
     first = 1 + len(lead)
-    places = list(range(first)) + [first + 2 * i for i in range(count)] + [first + 2 * i + 1 for i in range(count)]
-    windows = emit.reshape(emit.permute(windows, places), [-1, *lead, *(len(st) for st in starts), math.prod(k)])
-    return emit.amax(windows, [-1], False)
+    order = [*range(first), *range(first, first + 2 * count, 2), *range(first + 1, first + 2 * count, 2)]
+    windows = emit.permute(emit.reshape(windows, [-1, *lead, *(n for at in places for n in at.shape)]), order)
+    windows = emit.reshape(windows, [-1, *lead, *(len(at) for at in places), math.prod(k)])
+    if all(bool(part.all()) for part in inside):
+        return emit.amax(windows, [-1], False)
+    keep = inside[0] if count == 1 else (inside[0][:, None, :, None] & inside[1][None, :, None, :]).flatten(2)
+    return emit.apply(masked_amax, windows, [-1], False, keep)
