@@ -68,7 +68,7 @@ class IntervalPass:
             self.forward.check_room(self.by("ibp"))
         for index, site in problem.sites.items():
             box = problem.rule(index).interval(site, [found[i] for i in site.hot])
-            if site.node.hint is not None:
+            if site.node.hint is not None and site.node.hint[1].index in found:
                 how, of = site.node.hint
                 box = box.meet(*how(found[of.index].low, found[of.index].high))
             if kind == "forward":
@@ -79,7 +79,7 @@ class IntervalPass:
                 box = self._tighten(index, box, found, demanding[index], slopes)
             found[index] = box
             for i in over.get(index, ()):
-                del found[i]
+                found.pop(i, None)  # what a hint refers to need not be perturbed
 
     def open(self, index: int, box: Interval, signs: bool) -> Tensor:
         """Which numbers of each sample a backward pass should bound, bool (B, N).

@@ -1,5 +1,6 @@
 """Functions of one number: z' = f(z), elementwise, between two lines on the input's interval."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ class Pointwise(Rule):
         increasing: True, False, or None if `interval` is given.
         interval: (l, u, *parameters) -> ends.
         above: the domain is z > above; or (*parameters) -> above, or None where every z is in it.
+        least: the domain is z >= least, likewise.
         free: whether `lines` uses alpha; `start` (l, u, lines) -> alpha (2, ...) to begin with, default 1/2.
         by_sign: whether the lines of an input whose sign is known are the function itself.
         refuse: (*parameters) -> why there is no rule with these parameters, or "".
@@ -38,13 +40,15 @@ class Pointwise(Rule):
         increasing: bool | None = None,
         interval: Callable[..., tuple[Tensor, Tensor]] | None = None,
         above: float | Callable[..., float | None] | None = None,
+        least: float | Callable[..., float | None] | None = None,
         free: bool = True,
         start: Callable[..., Tensor] | None = None,
         by_sign: bool = False,
         refuse: Callable[..., str] = lambda *parameters: "",
     ) -> None:
         self.lines, self.f, self.increasing, self._interval = lines, f, increasing, interval
-        self.above, self.free, self.by_sign, self._start, self._refuse = above, free, by_sign, start, refuse
+        self.limits = (above, torch.gt, ">"), (least, torch.ge, ">=")
+        self.free, self.by_sign, self._start, self._refuse = free, by_sign, start, refuse
 
     def settled(self, site: Site) -> bool:
         return True
@@ -58,11 +62,24 @@ class Pointwise(Rule):
             raise UnsupportedOperator(f"{site.node} has no rule with its parameters: {why}")
 
     def _domain(self, site: Site, x: Interval) -> None:
-        above = self.above(*self.parameters(site)) if callable(self.above) else self.above
-        if above is not None and not bool((x.low > above).all()):
+        for limit, inside, sign in self.limits:
+            least = limit(*self.parameters(site)) if callable(limit) else limit
+            if least is not None and not bool(inside(x.low, least).all()):
+                low = float(x.low.detach().min())
+                raise DomainError(
+                    f"{site.node} needs inputs {sign} {least:g}, but their lower bound is {low:g}: "
+                    "make the perturbation smaller, use a tighter method, or add a constant in the model"
+                )
+
+    def _finite(self, site: Site, x: Interval, found: Sequence[Tensor | None]) -> None:
+        """Raise where what is found of finite inputs is infinite, or not a number."""
+        if self.by_sign or all(t is None or bool(t.isfinite().all()) for t in found):
+            return
+        low, high = float(x.low.detach().min()), float(x.high.detach().max())
+        if math.isfinite(low) and math.isfinite(high):
             raise DomainError(
-                f"{site.node} needs inputs > {above:g}, but their lower bound is {float(x.low.min()):g}: "
-                "make the perturbation smaller, use a tighter method, or add a constant in the model"
+                f"{site.node} leaves the numbers of {x.low.dtype} for inputs in [{low:g}, {high:g}]: make the "
+                "perturbation smaller, use a tighter method, or double precision"
             )
 
     def parameters(self, site: Site) -> tuple[Any, ...]:
@@ -72,16 +89,21 @@ class Pointwise(Rule):
     def interval(self, site: Site, x: Sequence[Interval]) -> Interval:
         self._domain(site, x[0])
         if self._interval is not None:
-            return Interval(*self._interval(x[0].low, x[0].high, *self.parameters(site)))
-        ends = site.apply(x[0].low), site.apply(x[0].high)
-        return Interval(*ends) if self.increasing else Interval(*ends[::-1])
+            ends = self._interval(x[0].low, x[0].high, *self.parameters(site))
+        else:
+            ends = site.apply(x[0].low), site.apply(x[0].high)
+            ends = ends if self.increasing else ends[::-1]
+        self._finite(site, x[0], ends)
+        return Interval(*ends)
 
     def relax(self, site: Site, x: Interval, alpha: Tensor | None = None) -> Lines:
         """The lines on an interval."""
         self._domain(site, x)
         if site.node.key == "relu":
             return relax.relu(x.low, x.high, alpha, site.relu)
-        return self.lines(x.low, x.high, alpha, *self.parameters(site))
+        found = self.lines(x.low, x.high, alpha, *self.parameters(site))
+        self._finite(site, x, found)
+        return found
 
     def kept(self, site: Site, x: Interval) -> Lines:
         """The lines of an interval that the next pass will ask for again."""

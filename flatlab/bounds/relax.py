@@ -96,11 +96,18 @@ def convex(f: Function, df: Function, reach: Callable[[Tensor, Tensor], Tensor] 
     return lines
 
 
-def concave(f: Function, df: Function) -> Callable[..., Lines]:
-    """Chord below, tangent above."""
+def concave(f: Function, df: Function, reach: Callable[[Tensor, Tensor], Tensor] | None = None) -> Callable[..., Lines]:
+    """Chord below, tangent above.
+
+    Args:
+        f, df: the function and its derivative.
+        reach: (l, u) -> the least point where the tangent may touch; None for l.
+    """
 
     def lines(l: Tensor, u: Tensor, alpha: Tensor | None = None) -> Lines:
-        return settle(f, l, u, (*chord(f, df, l, u), *tangent(f, df, between(l, u, alpha, 1))))
+        at = between(l, u, alpha, 1)
+        at = at if reach is None else torch.maximum(at, reach(l, u))
+        return settle(f, l, u, (*chord(f, df, l, u), *tangent(f, df, at)))
 
     return lines
 

@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flatlab.bounds import relax
+from flatlab.bounds import powers, relax
 from flatlab.bounds.affine import Affine
 from flatlab.bounds.bilinear import Bilinear, LinearLayer, matmul_corners, product_corners
 from flatlab.bounds.expansions import EXPANSIONS
 from flatlab.bounds.interval import Interval
 from flatlab.bounds.largest import Largest
+from flatlab.bounds.logsumexp import LogSumExp
 from flatlab.bounds.nodes import Site
 from flatlab.bounds.pointwise import Pointwise
 from flatlab.bounds.rule import Rule
@@ -57,22 +58,9 @@ class _Square(Pointwise):
         return self.relax(site, x)
 
 
-def _valley(f: relax.Function) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """The interval of a function that falls to 0 at 0 and then rises."""
-
-    def interval(l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        a, b = f(l), f(u)
-        return torch.where((l < 0) & (u > 0), 0.0, torch.minimum(a, b)), torch.maximum(a, b)
-
-    return interval
-
-
 _square = _Square(
     relax.convex(lambda z: z * z, lambda z: 2 * z),
-    interval=lambda l, u: (
-        torch.where((l < 0) & (u > 0), 0.0, torch.minimum(l * l, u * u)),
-        torch.maximum(l * l, u * u),
-    ),
+    interval=powers.valley(torch.square),
 )
 RULES["mul"] = Bilinear(corners=product_corners, square=_square, back=mul_back)
 RULES["div"] = Bilinear(slots=1)  # by a constant; by a perturbed value it is expanded
@@ -81,6 +69,7 @@ RULES["conv2d"] = Bilinear(back=conv2d_back, exact_on_boxes=True)
 RULES.update({name: Bilinear() for name in ("conv1d", "conv3d", "conv_transpose2d")})
 RULES.update({name: Bilinear(corners=matmul_corners) for name in ("matmul", "bmm", "mm")})
 RULES["amax"] = RULES["masked_amax"] = Largest()
+RULES["logsumexp"] = LogSumExp()
 RULES["softmax"] = RULES["_softmax"] = RULES["masked_softmax"] = Softmax()
 
 
@@ -142,20 +131,6 @@ def _elu(l: Tensor, u: Tensor, alpha: Tensor | None, a: float = 1.0) -> relax.Li
     return relax.convex(lambda z: F.elu(z, a), lambda z: torch.where(z > 0, 1.0, a * z.exp()))(l, u, alpha)
 
 
-def _power(l: Tensor, u: Tensor, alpha: Tensor | None, n: float) -> relax.Lines:
-    f, df = (lambda z: z.pow(n)), (lambda z: n * z.pow(n - 1))
-    if n == int(n) and n > 0 and int(n) % 2:
-        return relax.curved(f, df, _at(0.0))(l, u, alpha)
-    return (relax.concave(f, df) if 0 < n < 1 else relax.convex(f, df))(l, u, alpha)
-
-
-def _power_interval(l: Tensor, u: Tensor, n: float) -> tuple[Tensor, Tensor]:
-    if n == int(n) and n > 0 and int(n) % 2 == 0:
-        return _valley(lambda z: z.pow(n))(l, u)
-    a, b = l.pow(n), u.pow(n)
-    return torch.minimum(a, b), torch.maximum(a, b)
-
-
 def _slope_start(l: Tensor, u: Tensor, lines: relax.Lines, *rest: Any) -> Tensor:
     """ReLU: begin with the slope of the default."""
     return lines[0].detach()[None].clamp(0, 1)
@@ -191,12 +166,15 @@ RULES.update(
             lambda l, u, alpha, low=None, high=None: relax.clamp(l, u, alpha, low, high), torch.clamp, increasing=True,
             free=False,
         ),
-        "abs": Pointwise(relax.absolute, interval=_valley(torch.abs), start=_abs_start),
+        "abs": Pointwise(relax.absolute, interval=powers.valley(torch.abs), start=_abs_start),
         "exp": Pointwise(
             relax.convex(torch.exp, torch.exp, lambda l, u: torch.minimum(u, l + 1.98)), torch.exp, increasing=True
         ),
         "log": Pointwise(relax.concave(torch.log, torch.reciprocal), torch.log, increasing=True, above=0.0),
-        "sqrt": Pointwise(relax.concave(torch.sqrt, lambda z: z.rsqrt() / 2), torch.sqrt, increasing=True, above=0.0),
+        "sqrt": Pointwise(
+            lambda l, u, alpha: powers.lines(l, u, alpha, 0.5), interval=lambda l, u: powers.interval(l, u, 0.5),
+            least=0.0,
+        ),
         "rsqrt": Pointwise(
             relax.convex(torch.rsqrt, lambda z: -z.pow(-1.5) / 2), torch.rsqrt, increasing=False, above=0.0
         ),
@@ -204,7 +182,8 @@ RULES.update(
             relax.convex(torch.reciprocal, lambda z: -z.pow(-2)), torch.reciprocal, increasing=False, above=0.0
         ),
         "pow": Pointwise(
-            _power, interval=_power_interval, above=lambda n: None if n == int(n) and n > 0 else 0.0
+            powers.lines, interval=powers.interval, above=lambda n: 0.0 if n < 0 else None,
+            least=lambda n: 0.0 if n > 0 and n != int(n) else None,
         ),
         "sigmoid": Pointwise(
             relax.s_shaped(torch.sigmoid, _sigmoid_slope, lambda k, b: (k, 1 - b)), torch.sigmoid, increasing=True,

@@ -28,6 +28,14 @@ class Emitter:
 
         return call
 
+    def plain(self, name: str, *args: Any) -> Any:
+        """An operator that is not expanded."""
+        return self._tape.add(self._name, getattr(aten, name), args, {}, self._source, whole=True)
+
+    def maker(self, x: Ref) -> Node:
+        """The node of a value."""
+        return self._tape.nodes[x.index]
+
     def clean(self, x: Ref) -> Ref:
         """The value of `x` at the centre of the set, as a constant."""
         return self._tape.add(self._name, clean, (x,), {}, self._source)
@@ -90,10 +98,10 @@ class Tape:
         shape = tuple(value.shape) if isinstance(value, Tensor) else ()
         return Ref(len(self.nodes) - 1, shape)
 
-    def add(self, name: str, op: Any, args: Any, kwargs: Any, source: str) -> Any:
-        """Write a node down and evaluate it on all examples; or what it is expanded to, which may be several."""
+    def add(self, name: str, op: Any, args: Any, kwargs: Any, source: str, *, whole: bool = False) -> Any:
+        """Write a node down and evaluate it on all examples; or, unless `whole`, what it is expanded to."""
         key = getattr(getattr(op, "overloadpacket", op), "__name__", str(op))
-        if op is not clean and key in self.expansions:
+        if op is not clean and not whole and key in self.expansions:
             made = self.expansions[key](Emitter(self, name, source), *args, **kwargs)
             if made is not NotImplemented:
                 return made

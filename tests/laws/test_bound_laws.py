@@ -221,7 +221,10 @@ EXAMPLES: dict[str, list[Example]] = {
     # composites
     "log_softmax": on(PLAIN, lambda x: x.log_softmax(1)),
     "_log_softmax": on(PLAIN, lambda x: aten._log_softmax(x, 1, False)),
-    "logsumexp": on(ROWS, lambda x: x.logsumexp(1), lambda x: x.logsumexp((1, 2), True)),
+    "logsumexp": [
+        *on(ROWS, lambda x: x.logsumexp(1), lambda x: x.logsumexp((1, 2), True)),
+        Example(lambda x: x.logsumexp(-1), ROWS, (-300.0, 300.0)),
+    ],
     "layer_norm": on(ROWS, built(lambda: nn.LayerNorm(4)), lambda x: F.layer_norm(x, (3, 4))),
     "rms_norm": on(ROWS, built(lambda: nn.RMSNorm(4)), lambda x: F.rms_norm(x, (4,), eps=0.1)),
     "group_norm": on(IMAGE, built(lambda: nn.GroupNorm(2, 2))),
@@ -240,8 +243,9 @@ EXAMPLES: dict[str, list[Example]] = {
     "split_with_sizes": on(ROWS, lambda x: x.split([1, 2], 1)[1]),
     "unbind": on(ROWS, lambda x: x.unbind(1)[2]),
     "stack": on(ROWS, lambda x: torch.stack([x, -x], 1)),
-    "maximum": on(ROWS, lambda x: torch.maximum(x, x.flip(1)), lambda x: torch.maximum(x, constant(4))),
-    "minimum": on(ROWS, lambda x: torch.minimum(x, x.flip(1))),
+    "maximum": on(ROWS, lambda x: torch.maximum(x, x.flip(1)), lambda x: torch.maximum(x, constant(4)))
+    + on(ROWS, lambda x: torch.maximum(constant(3, 1), x[:, :1])),
+    "minimum": on(ROWS, lambda x: torch.minimum(x, x[:, :1].tanh()), lambda x: torch.minimum(constant(4), x)),
     "max": on(ROWS, lambda x: x.max(1)[0], lambda x: x.max(2, keepdim=True).values),
     "min": on(ROWS, lambda x: x.min(1)[0]),
     "amin": on(ROWS, lambda x: x.amin(2), lambda x: x.amin((1, 2), keepdim=True)),

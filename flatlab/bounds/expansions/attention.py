@@ -8,22 +8,29 @@ from torch import Tensor
 
 from flatlab.bounds.expansions.registry import expansion
 from flatlab.bounds.nodes import Ref
+from flatlab.bounds.softmax import log_softmax_interval
 from flatlab.bounds.tape import Emitter
 
 
 @expansion("log_softmax", "_log_softmax")
 def _log_softmax(emit: Emitter, x: Ref, dim: int, *rest: Any) -> Ref:
-    return emit.sub(x, emit.logsumexp(x, [dim], True))
+    found = emit.sub(x, emit.logsumexp(x, [dim], True))
+    return emit.hint(found, lambda l, u: log_softmax_interval(l, u, dim), x)
 
 
-@expansion("logsumexp")
-def _logsumexp(emit: Emitter, x: Ref, dim: Any, keepdim: bool = False) -> Ref:
-    dims = [dim] if isinstance(dim, int) else list(dim)
-    shift = emit.amax(emit.clean(x), dims, True)
-    total = emit.log(emit.sum(emit.exp(emit.sub(x, shift)), dims, keepdim))
-    kept = shift if keepdim else emit.amax(emit.clean(x), dims, False)
-    found = emit.add(total, kept)
-    return emit.hint(found, lambda l, u: (l.logsumexp(dims, keepdim), u.logsumexp(dims, keepdim)), x)
+@expansion("matmul", "bmm")
+def _mixture(emit: Emitter, weights: Any, values: Any) -> Any:
+    """What a softmax mixes lies between the least and the largest of the values, wherever its own interval says."""
+    if not isinstance(weights, Ref) or not isinstance(values, Ref) or len(values.shape) < 2 or not emit.moves(values):
+        return NotImplemented
+    made = emit.maker(weights)
+    if made.key not in MIXERS or made.args[1] not in (-1, len(weights.shape) - 1):
+        return NotImplemented
+    found = emit.plain("matmul", weights, values)
+    return emit.hint(found, lambda l, u: (l.amin(-2, keepdim=True), u.amax(-2, keepdim=True)), values)
+
+
+MIXERS = ("softmax", "_softmax", "masked_softmax")
 
 
 @expansion("scaled_dot_product_attention")

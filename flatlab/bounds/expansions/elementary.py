@@ -75,6 +75,35 @@ def _extreme(kind: str) -> Callable[..., Any]:
     return expand
 
 
+@expansion("maximum")
+def _maximum(emit: Emitter, x: Ref, y: Ref) -> Ref:
+    """x + relu(y - x), where y is what moves if one of them is constant; of two, the interval is that of their ends."""
+    if not emit.moves(y):
+        x, y = y, x
+    step = emit.sub(y, x)
+    if not emit.moves(x):
+        return emit.add(emit.relu(step), x)
+    whole = emit.amax(_together(emit, x, y, step), [-1], False)
+    return emit.hint(emit.add(emit.relu(step), x), lambda l, u: (l, u), whole)
+
+
+@expansion("minimum")
+def _minimum(emit: Emitter, x: Ref, y: Ref) -> Ref:
+    """x - relu(x - y), likewise."""
+    if not emit.moves(y):
+        x, y = y, x
+    step = emit.sub(x, y)
+    if not emit.moves(x):
+        return emit.sub(x, emit.relu(step))
+    whole = emit.amin(_together(emit, x, y, step), [-1], False)
+    return emit.hint(emit.sub(x, emit.relu(step)), lambda l, u: (l, u), whole)
+
+
+def _together(emit: Emitter, x: Ref, y: Ref, like: Ref) -> Ref:
+    """Both along a new last dimension, each with the shape of their difference."""
+    return emit.stack([part if part.shape == like.shape else emit.expand_as(part, like) for part in (x, y)], -1)
+
+
 @expansion("amax")
 def _amax(emit: Emitter, x: Ref, dim: Any = (), keepdim: bool = False) -> Any:
     """One dimension after the other."""
@@ -97,8 +126,6 @@ EXPANSIONS.update(
         "square": lambda emit, x: emit.mul(x, x),
         "unbind": lambda emit, x, dim=0: [emit.select(x, dim, i) for i in range(x.shape[dim])],
         "stack": lambda emit, parts, dim=0: emit.cat([emit.unsqueeze(part, dim) for part in parts], dim),
-        "maximum": lambda emit, x, y: emit.add(x, emit.relu(emit.sub(y, x))),  # x + relu(y - x)
-        "minimum": lambda emit, x, y: emit.sub(x, emit.relu(emit.sub(x, y))),
         "max": _extreme("max"),
         "min": _extreme("min"),
         "amin": lambda emit, x, dim=(), keepdim=False: emit.neg(emit.amax(emit.neg(x), dim, keepdim)),
