@@ -27,7 +27,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flatlab.bounds import relax
 from flatlab.bounds.interval import Ball, Interval
 from flatlab.bounds.nodes import Site
 from flatlab.bounds.sets import LpBall
@@ -116,9 +115,8 @@ def box_ends(site: Site, x: Interval) -> tuple[Tensor, Tensor]:
     """
     assert site.weight is not None
     weight, eps = site.argument(1), site.weight.eps
-    *_, k, constant = relax.absolute(x.low, x.high)
-    assert constant is not None
-    reach = interval_radius(site, k * x.center + constant)
+    k = chord_slope(x.center, x.radius)
+    reach = interval_radius(site, torch.maximum(x.center.abs(), x.radius))  # the chords in the middle
     up, down = (1 + k) / 2 * x.radius, (1 - k) / 2 * x.radius
     near, far = (weight - eps).abs(), (weight + eps).abs()
     product = lambda t, w: site.node.op(t, w, None, *site.node.args[3:])  # type: ignore[misc]  # noqa: E731
@@ -182,9 +180,8 @@ def linear_norm(center: Tensor, radius: Tensor | None, q: float) -> tuple[Tensor
         return c.norm(p=q, dim=2), None
     r = radius.flatten(2)
     if q == 1:
-        *_, slope, each = relax.absolute(c - r, c + r)
-        assert each is not None
-        constant = each.sum(2)
+        slope = chord_slope(c, r)
+        constant = (torch.maximum(c.abs(), r) - slope * c).sum(2)
     elif q == 2:
         square = r.square().sum(2)
         s = (c.square().sum(2) + square).clamp(min=torch.finfo(c.dtype).tiny).sqrt()
@@ -198,6 +195,12 @@ def linear_norm(center: Tensor, radius: Tensor | None, q: float) -> tuple[Tensor
         slope = torch.zeros_like(c).scatter(2, where[..., :1], k)
         constant = (rest + low - k * l)[..., 0]
     return constant, slope.reshape(center.shape)
+
+
+def chord_slope(center: Tensor, radius: Tensor) -> Tensor:
+    """The slope of the chord of |m| on center -+ radius; in the middle it is max(|center|, radius)."""
+    sure = center.abs() >= radius
+    return torch.where(sure, center.sign(), center / radius.masked_fill(sure, 1.0))
 
 
 def _of_input(site: Site, slope: Tensor, shape: tuple[int, ...]) -> Tensor:
