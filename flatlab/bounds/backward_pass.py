@@ -10,9 +10,11 @@ from torch import Tensor
 from flatlab.bounds.errors import MemoryLimitExceeded
 from flatlab.bounds.interval import Interval
 from flatlab.bounds.nodes import node_shaped, samples_first
+from flatlab.bounds.places import Places
 from flatlab.bounds.problem import Problem
-from flatlab.bounds.rows import Rows
+from flatlab.bounds.rows import Identity, Rows
 from flatlab.bounds.slopes import Slopes
+from flatlab.bounds.windows import Plan, plan
 
 CHUNK = {"cpu": 1 << 24, "cuda": 1 << 28}
 """Bytes of coefficients that one backward pass may hold before its rows are split: on a CPU, what caches can use."""
@@ -57,6 +59,7 @@ class BackwardPass:
 
     def __init__(self, problem: Problem, *, chunk: int | None, memory_limit: int | None) -> None:
         self.problem, self.chunk, self.memory_limit = problem, chunk, memory_limit
+        self._plans: dict[int, Plan | None] = {}
 
     def run(
         self,
@@ -82,24 +85,68 @@ class BackwardPass:
             spread: find the distance of upper bounds too; only of what is affine, or with `stop`.
             function: return the affine functions.
         """
-        step = self._rows_at_once(start, found, mirror)
-        if len(rows) > step:
-            options: dict[str, bool] = {"mirror": mirror, "stop": stop, "spread": spread, "function": function}
-            parts = []
-            for i in range(0, len(rows), step):
-                some = None if slopes is None else slopes.part(i, i + step)
-                parts.append(self.run(start, rows.part(i, i + step), found, slopes=some, **options))
-            return _joined(parts, _halves if mirror else torch.cat)
-        problem = self.problem
-        pending, total = self._begin(start, rows, mirror, found)
+        options = {"mirror": mirror, "stop": stop, "spread": spread, "function": function}
+        places = self.places(start, rows, found) if mirror and not stop and not spread else None
+        parts = []
+        if places is not None:
+            step = max(1, self._at_once(*places.plan.largest(), mirror) // places.most)
+            for part, some, where in places.parts(step):
+                own = None if slopes is None else slopes.part(some, where)
+                parts.append(self._pass(start, part, found, own, **options))
+            order = places.back
+            return _joined(parts, lambda run: _halves(run)[torch.cat([order, order + len(rows)])])
+        largest = max((i for i in found if i <= start), key=lambda i: math.prod(found[i].shape))
+        step = self._at_once(largest, math.prod(found[largest].shape), mirror)
+        if len(rows) <= step:
+            return self._pass(start, rows, found, slopes, **options)
+        for i in range(0, len(rows), step):
+            own = None if slopes is None else slopes.part(slice(i, i + step))
+            parts.append(self._pass(start, rows.part(i, i + step), found, own, **options))
+        return _joined(parts, _halves if mirror else torch.cat)
+
+    def places(self, start: int, rows: Rows, found: Mapping[int, Interval]) -> Places | None:
+        """The rows of a pass by their places; None where windows are of no use.
+
+        Args:
+            start: the node.
+            rows: S functions of the numbers of a sample.
+            found: the intervals of the nodes behind it.
+        """
+        if not isinstance(rows, Identity):
+            return None
+        if start not in self._plans:
+            self._plans[start] = plan(self.problem, start, found)
+        way = self._plans[start]
+        return None if way is None else Places.of(way, start, rows.index, self._at_once(*way.largest(), True))
+
+    def _pass(
+        self,
+        start: int,
+        rows: Rows | Places,
+        found: Mapping[int, Interval],
+        slopes: Slopes | None,
+        *,
+        mirror: bool,
+        stop: bool,
+        spread: bool,
+        function: bool,
+    ) -> RowBounds:
+        """One pass with all rows at once; arguments as of `run`."""
+        problem, places = self.problem, rows if isinstance(rows, Places) else None
+        pending, total, near = self._begin(start, rows, mirror, found)
         wide = torch.zeros_like(total)
         reached: dict[int, Tensor] = {}
         for index in range(start, -1, -1):
             a = pending.pop(index, None)
             if a is None:
                 continue
+            here = places if places is not None and index in places.plan.windows else None
             if index in problem.program.inputs:
-                reached[problem.program.inputs.index(index)] = a
+                position = problem.program.inputs.index(index)
+                if here is not None and not function:
+                    near = near + here.lower(a, problem.sets[position], index)
+                else:
+                    reached[position] = a if here is None else here.spread(a, here.plan.windows[index], index)
                 continue
             site = problem.sites[index]
             if stop and problem.relaxes(index):
@@ -112,12 +159,20 @@ class BackwardPass:
                 continue
             alpha = None
             if slopes is not None:
-                alpha = slopes.of(start, index)
+                alpha = slopes.of(start, index, placed=here is not None)
                 site.lines = None  # each pass of an ascent differentiates lines of its own
-            grads, bias = problem.rule(index).backward(site, a, [found[i] for i in site.hot], alpha)
+            if here is None:
+                grads, bias = problem.rule(index).backward(site, a, [found[i] for i in site.hot], alpha)
+                total = total + bias
+            else:
+                small, x = here.operator(problem, index, found, alpha)
+                grads, bias = problem.rule(index).backward(small, a, x, alpha)
+                grads = [here.carry(grad, index, i) for i, grad in zip(site.hot, grads, strict=True)]
+                near = near + bias
             for i, grad in zip(site.hot, grads, strict=True):
                 pending[i] = pending[i] + grad if i in pending else grad
-            total = total + bias
+        if places is not None:
+            total = total + places.rows(near)
         linear = LinearFunction(reached, total) if function else None
         for i, a in reached.items():
             low = problem.sets[i].lower(a)
@@ -126,9 +181,12 @@ class BackwardPass:
         return RowBounds(total, wide if spread else None, linear)
 
     def _begin(
-        self, start: int, rows: Rows, mirror: bool, found: Mapping[int, Interval]
-    ) -> tuple[dict[int, Tensor], Tensor]:
-        """The coefficients that a pass begins with, by node, and the constants."""
+        self, start: int, rows: Rows | Places, mirror: bool, found: Mapping[int, Interval]
+    ) -> tuple[dict[int, Tensor], Tensor, Tensor]:
+        """The coefficients that a pass begins with, by node, and the constants of rows and of rows by place."""
+        if isinstance(rows, Places):
+            a = rows.begin(start, found[start].low)
+            return {start: a}, a.new_zeros(2 * len(rows.slot), rows.batch), a.new_zeros(a.shape[:2])
         site, shape = self.problem.sites.get(start), tuple(found[start].shape)
         merged = None if site is None else self.problem.rule(start).merge(site, rows, shape)
         if site is not None and merged is not None:
@@ -139,15 +197,15 @@ class BackwardPass:
             total = torch.zeros(len(rows), self.problem.batch, dtype=flat.dtype, device=flat.device)
         if mirror:
             a, total = torch.cat([a, -a]), torch.cat([total, -total])
-        return {index: a}, total
+        return {index: a}, total, total
 
-    def _rows_at_once(self, start: int, found: Mapping[int, Interval], mirror: bool) -> int:
+    def _at_once(self, node: int, count: int, mirror: bool) -> int:
+        """How many rows a pass may have whose largest coefficients are `count` numbers of a row, at a node."""
         problem = self.problem
-        largest = max((i for i in found if i <= start), key=lambda i: math.prod(found[i].shape))
-        row = math.prod(found[largest].shape) * torch.finfo(problem.dtype).bits // 8 * (2 if mirror else 1) * 3
+        row = count * torch.finfo(problem.dtype).bits // 8 * (2 if mirror else 1) * 3
         if self.memory_limit is not None and row > self.memory_limit:
             raise MemoryLimitExceeded(
-                f"one row of coefficients needs {row:,} bytes at node {problem.program.nodes[largest]}, over the limit "
+                f"one row of coefficients needs {row:,} bytes at node {problem.program.nodes[node]}, over the limit "
                 f"of {self.memory_limit:,}: bound a smaller batch, or raise memory_limit"
             )
         most = max(1, (self.memory_limit or CHUNK.get(problem.inputs[0].device.type, 1 << 28)) // row)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
@@ -132,7 +133,13 @@ class Site:
 
     def dot(self, a: Tensor, t: Tensor | None) -> Tensor | float:
         """sum over each sample of a t: (S, *shape), (*shape) -> (S, B)."""
-        return 0.0 if t is None else self.total(a * t)
+        if t is None:
+            return 0.0
+        if self.node.pre == 1 and a.shape[1] == self.batch and a.shape[1:] == t.shape:
+            if a.ndim == 5 and not a.is_contiguous():
+                a, t = a.permute(0, 1, 3, 4, 2), t.permute(0, 2, 3, 1)
+            return torch.einsum("sbn,bn->sb", a.flatten(2), t.flatten(1))  # one pass over memory
+        return self.total(a * t)
 
     def total(self, a: Tensor) -> Tensor:
         """Sum (S, *shape) over everything but rows and samples: (S, B)."""

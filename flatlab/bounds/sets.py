@@ -5,7 +5,9 @@ has to know is `lower(A)`, the minimum of <A_s, x> over the set, for every row s
 The minimum is attained, and its gradient with respect to A is the point that attains it (`worst`).
 """
 
+import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -55,6 +57,14 @@ class Box:
     def lower(self, a: Tensor) -> Tensor:
         """min over the set of <a[s, b], x[b]>: (S, B, ...) -> (S, B)."""
         return _dot(a, self.center) - _dot(a.abs(), (self.high - self.low) / 2)
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> "Box":
+        """The set with another one of its kind for each sample: all that is (B, ...) goes through f."""
+        made = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor) and value.shape == self.low.shape:
+                setattr(made, name, f(value))
+        return made
 
     def worst(self, a: Tensor) -> Tensor:
         """A point of the set at which `lower` is attained: (S, B, ...) -> (S, B, ...)."""

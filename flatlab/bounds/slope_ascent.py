@@ -14,7 +14,7 @@ from torch import Tensor
 from flatlab.bounds.backward_pass import LinearFunction, RowBounds
 from flatlab.bounds.interval import Interval
 from flatlab.bounds.interval_pass import IntervalPass
-from flatlab.bounds.rows import Rows
+from flatlab.bounds.rows import Identity, Rows
 from flatlab.bounds.slopes import Ascent, Slopes
 
 
@@ -31,7 +31,7 @@ def ascend(intervals: IntervalPass, rows: Rows, ascent: Ascent, *, function: boo
     with torch.no_grad():
         known = intervals.by("crown")
         best = backward.run(output, rows, known, function=function)
-        slopes = _begin(intervals, len(rows), known, ascent.joint)
+        slopes = _begin(intervals, rows, known, ascent.joint)
 
     def run() -> RowBounds:
         found = known
@@ -62,11 +62,11 @@ def ascend(intervals: IntervalPass, rows: Rows, ascent: Ascent, *, function: boo
         return _better(best, run())
 
 
-def _begin(intervals: IntervalPass, rows: int, known: Mapping[int, Interval], joint: bool) -> Slopes:
+def _begin(intervals: IntervalPass, rows: Rows, known: Mapping[int, Interval], joint: bool) -> Slopes:
     """The slopes that the ascent begins with."""
     problem = intervals.problem
     slopes = Slopes(base={i: Interval(box.low.detach(), box.high.detach()) for i, box in known.items()})
-    starts = {problem.output: rows}
+    starts: dict[int, Rows] = {problem.output: rows}
     if joint:
         ibp = intervals.by("ibp")
         for index, signs in problem.demanding().items():
@@ -74,14 +74,19 @@ def _begin(intervals: IntervalPass, rows: int, known: Mapping[int, Interval], jo
             if not bool(mask.any()) or problem.settled(index):
                 continue
             slopes.open[index] = mask
-            starts[index] = int(mask.sum())
-    for start, count in starts.items():
+            starts[index] = Identity(mask.nonzero()[:, 0], len(mask))
+    for start, some in starts.items():
+        places = intervals.backward.places(start, some, known)
         for index in problem.behind(start):
             site = problem.sites[index]
             first = problem.rule(index).start(site, [known[i] for i in site.hot])
-            if first is not None:
-                wide = first.detach()[:, None].expand(-1, 2 * count, *first.shape[1:])
-                slopes.table[start, index] = wide.clone().requires_grad_()
+            if first is None:
+                continue
+            if places is not None and index in places.plan.windows:
+                wide = places.slopes(first.detach(), index)
+            else:
+                wide = first.detach()[:, None].expand(-1, 2 * len(some), *first.shape[1:])
+            slopes.table[start, index] = wide.clone().requires_grad_()
     return slopes
 
 

@@ -36,28 +36,41 @@ class Slopes:
     """The free slopes of all passes: each row of a pass has its own.
 
     Attributes:
-        table: (node where a pass starts, node where they are used) -> (k, rows, B, *shape) in [0, 1].
+        table: (node where a pass starts, node where they are used) -> (k, rows, B, *shape) in [0, 1]; on windows
+            (k, rows of a place, places, B, C, h, w), see `flatlab.bounds.places`.
         open: node -> which of its numbers an inner pass bounds, bool (N,).
         base: node -> the interval that is known from the first pass.
-        window: the rows that the present part of a pass computes; None for all.
+        some: the rows that the present part of a pass computes; None for all.
+        places: likewise the places.
     """
 
     table: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     open: dict[int, Tensor] = field(default_factory=dict)
     base: dict[int, Interval] = field(default_factory=dict)
-    window: slice | None = None
+    some: slice | None = None
+    places: slice | None = None
 
-    def of(self, start: int, index: int) -> Tensor | None:
-        """The slopes of one operator in one pass."""
+    def of(self, start: int, index: int, *, placed: bool = False) -> Tensor | None:
+        """The slopes of one operator in one pass.
+
+        Args:
+            start: the node where the pass starts.
+            index: the operator's node.
+            placed: whether it acts on windows.
+        """
         found = self.table.get((start, index))
-        if found is None or self.window is None:
+        if found is None:
+            return None
+        if placed:
+            return (found if self.places is None else found[:, :, self.places]).flatten(2, 3)
+        if self.some is None:
             return found
         halves = found.chunk(2, dim=1)
-        return torch.cat([half[:, self.window] for half in halves], dim=1)
+        return torch.cat([half[:, self.some] for half in halves], dim=1)
 
-    def part(self, start: int, stop: int) -> "Slopes":
-        """Those of some rows, and of their negatives."""
-        return replace(self, window=slice(start, stop))
+    def part(self, rows: slice, places: slice | None = None) -> "Slopes":
+        """Those of some rows, and of their negatives, at some places."""
+        return replace(self, some=rows, places=places)
 
     def rows(self, index: int, proposed: Tensor) -> Tensor:
         """Which numbers of a node have slopes: those of the first pass."""
