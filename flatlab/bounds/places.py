@@ -172,13 +172,21 @@ class Places:
 
     def pick(self, maps: list[Tensor], window: Window) -> list[Tensor]:
         """Windows of maps: (B, C, H, W) each -> (P B, C, h, w) each; numbers outside are those of the border."""
-        batch, _, height, width = maps[0].shape
-        y, x = self._at(window, maps[0].shape)
-        index = y[:, None, :, None] * width + x[:, None, None, :]
-        index = index + torch.arange(batch, device=index.device)[:, None, None] * (height * width)
-        table = torch.cat(maps, 1).permute(0, 2, 3, 1).flatten(0, 2)
-        found = F.embedding(index, table).permute(0, 1, 4, 2, 3).flatten(0, 1)
-        return list(found.contiguous().split([t.shape[1] for t in maps], 1))
+        table, origin = torch.cat(maps, 1), []
+        for dim, at in enumerate((self.y, self.x)):  # whatever the places see, in turn
+            step, lead, size = window.step[dim], window.lead[dim], window.size[dim]
+            first, last = at.aminmax()
+            origin.append(at - first)
+            reached = torch.arange(int(first) * step - lead, int(last) * step - lead + size, device=at.device)
+            table = table.index_select(2 + dim, reached.clamp(0, table.shape[2 + dim] - 1))
+        for dim in (2, 3):
+            table = table.unfold(dim, window.size[dim - 2], window.step[dim - 2])
+        views = table.permute(2, 3, 0, 1, 4, 5)
+        if 2 * len(self) < views.shape[0] * views.shape[1]:
+            found = views[origin[0], origin[1]]
+        else:  # most places are wanted
+            found = views.flatten(0, 1).index_select(0, origin[0] * views.shape[1] + origin[1])
+        return list(found.flatten(0, 1).split([t.shape[1] for t in maps], 1))
 
     def _constant(self, value: Any, shape: tuple[int, ...], window: Window) -> Any:
         """A constant of an operator on maps of a shape, where it differs from place to place."""

@@ -147,10 +147,8 @@ def _transposed(
         turned = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1).flip(2, 3)
         return F.conv2d(a.contiguous(), turned, None, 1, room, dilation, groups)
     extra = [size[i] - ((a.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + reach[i] + 1) for i in range(2)]
-    back = F.conv_transpose2d(
-        a.contiguous(memory_format=MANY_ROWS), weight, None, stride, padding, extra, groups, dilation
-    )
-    return back.contiguous() if small else back
+    rows = a.contiguous(memory_format=MANY_ROWS)
+    return F.conv_transpose2d(rows, weight, None, stride, padding, extra, groups, dilation)
 
 
 def pair(value: Any) -> Pair:

@@ -18,6 +18,9 @@ from flatlab.bounds.transposes import pair
 Pair = tuple[int, int]
 Shape = tuple[int, ...]
 
+WORTH = 1.5
+"""What a number of a window costs, in numbers of whole maps."""
+
 ALIKE = ("add", "mul", "div", "clone", "contiguous", "alias")
 """Operators, besides pointwise ones, that take each number from those of the same place, if all shapes agree."""
 
@@ -99,9 +102,13 @@ def plan(problem: Problem, start: int, found: Mapping[int, Interval]) -> Plan | 
             if inner is not None and i in made.windows:
                 inner = inner.around(made.windows[i])
             shape = made.shapes[i]
-            if inner is not None and _is_map(problem, i, shape) and math.prod(inner.size) < math.prod(shape[2:]):
+            if (
+                inner is not None
+                and _is_map(problem, i, shape)
+                and WORTH * math.prod(inner.size) < math.prod(shape[2:])
+            ):
                 made.windows[i] = inner
-            else:  # as large as the map
+            else:
                 made.windows.pop(i, None)
                 full.add(i)
     return made if any(node.key in KERNELS for node, _ in made.sites.values()) else None

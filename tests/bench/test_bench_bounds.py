@@ -1,5 +1,6 @@
-"""Time of certified bounds against a forward pass, against bounds without their short cuts, and without loss fusion."""
+"""Time of certified bounds against a forward pass, without their short cuts, on whole maps, and without loss fusion."""
 
+import time
 from collections.abc import Callable
 from unittest import mock
 
@@ -8,11 +9,14 @@ import torch
 from torch import nn
 
 from flatlab import bounds, models
-from flatlab.bounds import transposes
+from flatlab.bounds import backward_pass, transposes
 
 NETWORKS = {
     "CNN-7, width 16": ("cnn7", (3, 32, 32), {"width": 16, "hidden": 128}, 2 / 255),
     "CNN-7, width 64": ("cnn7", (3, 32, 32), {"width": 64, "hidden": 512}, 2 / 255),
+    "CNN-7, width 4": ("cnn7", (3, 32, 32), {"width": 4, "hidden": 64}, 2 / 255),
+    "small CNN": ("small_cnn", (1, 28, 28), {"widths": (16, 32)}, 2 / 255),
+    "ResNet": ("preact_resnet18", (3, 16, 16), {"width": 2}, 1 / 255),
     "MLP": ("mlp", (1, 8, 8), {"widths": (128, 128)}, 0.1),
     "transformer": ("text_transformer", (16, 64), {"vocabulary": 10}, 0.01),
     "LSTM": ("text_lstm", (6, 16), {"vocabulary": 10, "hidden": 32}, 0.05),
@@ -59,6 +63,30 @@ def test_crown_against_crown_without_short_cuts(benchmark, stopwatch, name: str)
         found = stopwatch(cases, rounds=2)
     benchmark.pedantic(lambda: None, rounds=1)
     print(f"\nCROWN, {name}: {1e3 * found['ours']:.1f} ms, {found['ours'] / found['plain']:.2f} x without short cuts")
+
+
+@pytest.mark.benchmark(group="bounds")
+@pytest.mark.parametrize("method", ["crown", "alpha-crown"])
+@pytest.mark.parametrize(("name", "most"), [("CNN-7, width 4", 0.4), ("small CNN", 0.8), ("ResNet", 1.2)])
+def test_crown_on_windows_against_whole_maps(benchmark, stopwatch, name: str, most: float, method: str) -> None:
+    """Of the ResNet, narrow maps of many steps, windows soon are whole maps: there they only must not be slower."""
+    _, x, _, program = prepared(name)
+    x, ascent = x[:1], bounds.Ascent(1, joint=name == "small CNN")
+
+    def windows() -> None:
+        region = bounds.LpBall(x, NETWORKS[name][3], clip=(0, 1))
+        bounds.Bounds(program, x, region).compute(method, ascent=ascent)
+
+    def maps() -> None:
+        with mock.patch.object(backward_pass, "plan", return_value=None):
+            windows()
+
+    with torch.no_grad():
+        found = stopwatch({"windows": windows, "maps": maps}, rounds=2, clock=time.process_time)
+    benchmark.pedantic(lambda: None, rounds=1)
+    ratio = found["windows"] / found["maps"]
+    print(f"\n{method}, {name}: {1e3 * found['windows']:.1f} ms, {ratio:.2f} x whole maps")
+    assert not stopwatch.measuring or ratio <= most
 
 
 @pytest.mark.benchmark(group="bounds")

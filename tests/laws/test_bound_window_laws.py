@@ -15,7 +15,7 @@ from flatlab.bounds import Ascent, Bounds, Box, L0Ball, LpBall, Program, backwar
 from flatlab.bounds.rules import RULES
 from flatlab.bounds.windows import Plan, Window
 
-SIZE = 12
+SIZE = 13
 
 
 class Branches(nn.Module):
@@ -287,11 +287,11 @@ def test_a_window_follows_from_that_of_the_output() -> None:
     assert Window((1, 1), (2, 0), (3, 4)).around(Window((1, 1), (0, 1), (5, 2))) == Window((1, 1), (2, 1), (7, 5))
 
 
-def test_where_windows_are_as_large_as_maps_they_end() -> None:
+def test_where_windows_are_nearly_as_large_as_maps_they_end() -> None:
     net = nn.Sequential(*[layer for _ in range(3) for layer in (nn.Conv2d(1, 1, 3, padding=1), nn.ReLU())])
-    x = torch.rand(1, 1, 6, 6)
+    x = torch.rand(1, 1, 7, 7)
     with torch.no_grad(), plans() as made:
         Bounds(Program(net, x), x, LpBall(x, 0.1)).compute("crown")
     sizes = [math.prod(window.size) for plan in made for window in plan.windows.values()]
     assert 25 in sizes
-    assert max(sizes) < 36
+    assert max(sizes) == 25
