@@ -22,7 +22,7 @@ from flatlab.bounds.rule import MANY_ROWS, Bound
 Shape = tuple[int, ...]
 Pair = tuple[int, int]
 
-SMALL = 512
+SMALL = 256
 """Maps of fewer numbers are fastest one channel after another, larger ones with channels last."""
 
 Transpose = Callable[[Sequence[Any], Sequence[Shape], Tensor], "list[Tensor] | None"]
