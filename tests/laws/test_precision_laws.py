@@ -151,6 +151,36 @@ def test_a_measure_of_half_precision_is_that_of_the_same_weights_in_float32(name
     assert not any(layer._forward_pre_hooks for layer in model.modules())
 
 
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "recurrent": lambda: nn.LSTM(8, 8, batch_first=True),
+    "attention": lambda: nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True),
+    "parametrized": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)),
+    "normalised": lambda: nn.Sequential(nn.Conv1d(5, 4, 3, padding=1), nn.BatchNorm1d(4), nn.LayerNorm(8)),
+    "tied": lambda: tied(nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8))),
+}
+
+
+def tied(model: nn.Sequential) -> nn.Sequential:
+    model[2].weight = model[0].weight
+    return model
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_layers_of_every_kind_are_measured_in_float32(kind, dtype) -> None:
+    torch.manual_seed(0)
+    model, x = LAYERS[kind]().eval().to(dtype), torch.randn(2, 5, 8).to(dtype)
+
+    def top(model: nn.Module, x: Tensor) -> Tensor:
+        def loss(m: nn.Module) -> Tensor:
+            found = m(x)
+            return (found[0] if isinstance(found, tuple) else found).square().mean()
+
+        return flatness.top_eigenvalues(flatness.over_parameters(model, loss), generator=gen()).values
+
+    assert torch.equal(top(model, x), top(copy.deepcopy(model).float(), x.float()))
+
+
 @pytest.mark.parametrize(
     ("inside", "cure", "cured"),
     [
