@@ -143,6 +143,11 @@ def over_tensors(function: Function | Sequence[Function], *tensors: Tensor) -> L
     Args:
         function: maps the tensors to a scalar tensor; a sequence of functions stands for their mean.
         tensors: the point, floating tensors of one dtype and device.
+
+    Raises:
+        TypeError: tensors of integers or of half precision.
+        RuntimeError: tensors made inside `torch.inference_mode`.
+        ValueError: no tensor or no function.
     """
     if not tensors:
         raise ValueError("a landscape needs at least one tensor as its point")
