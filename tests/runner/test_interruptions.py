@@ -33,7 +33,7 @@ def times_run(study: Any, name: str) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 600.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -89,6 +89,7 @@ def test_an_unstarted_job_after_a_failure_keeps_its_earlier_result(study: Any) -
     assert study.states("b") == {"b": "cached"}
 
 
+@pytest.mark.slow
 def test_two_batches_share_the_work_even_by_force(study: Any) -> None:
     for name in "abc":
         counting(study, name, WAIT if name in "ab" else "")
@@ -99,7 +100,7 @@ def test_two_batches_share_the_work_even_by_force(study: Any) -> None:
     (study.notebooks / "go").touch()
     said = []
     for process in (first, second):
-        out, errors = process.communicate(timeout=60)
+        out, errors = process.communicate(timeout=600)
         assert (process.returncode, errors) == (0, "")
         said.append(out)
     assert {name: times_run(study, name) for name in "abc"} == {"a": 1, "b": 1, "c": 1}
@@ -198,7 +199,7 @@ def test_a_scheduler_that_is_killed(study: Any, tmp_path: Path) -> None:
             run = command(study, "--scheduler", address)
             until(lambda: times_run(study, "b") and study.published() == ["a"])
             scheduler.kill()
-            out, errors = run.communicate(timeout=60)
+            out, errors = run.communicate(timeout=600)
             worker.kill()
     assert (run.returncode, errors) == (1, "")
     assert f"the scheduler at {address} does not answer any more" in out

@@ -51,7 +51,10 @@ def gone(pid: int) -> bool:
 def test_what_a_kernel_has_started_ends_with_it(study: Any, last: str, state: str) -> None:
     study.notebook("a", CHILD + last)
     child = study.notebooks / "child"
-    result = run_job(study.job("a"), timeout=4 if state == "timed out" else None)
+    for seconds in (4, 16, 64):  # a busy machine may need more before the child is there
+        result = run_job(study.job("a"), timeout=seconds if state == "timed out" else None)
+        if child.exists():
+            break
     assert result.state == state
     assert gone(int(child.read_text()))
 
@@ -142,7 +145,7 @@ def test_a_killed_run_leaves_nothing_that_the_next_does_not_sweep(
     study.notebook("a", "import os, time\nopen('here', 'w').close()\nwhile not os.path.exists('go'): time.sleep(0.1)")
     words = ["run", "--preset", "quick", "--out", str(study.out), "--notebooks", str(study.notebooks)]
     process = subprocess.Popen([sys.executable, "-m", "flatlab", *words])
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not (study.notebooks / "here").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)

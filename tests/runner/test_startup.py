@@ -25,7 +25,7 @@ def at_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def flatlab(*words: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, "-m", "flatlab", *words], capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-m", "flatlab", *words], capture_output=True, text=True, timeout=600)
 
 
 def places(study: Any) -> list[str]:
