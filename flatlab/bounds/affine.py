@@ -15,7 +15,9 @@ from flatlab.bounds.nodes import LinearBounds, Ref, Site
 from flatlab.bounds.rule import Bound, Rule
 from flatlab.bounds.transposes import TRANSPOSES
 
-BIASED = ("linear", "conv1d", "conv2d", "conv3d", "conv_transpose2d")
+BIASED = (
+    "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+)  # fmt: skip
 """Operators whose argument 2 is a bias."""
 
 

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
+from flatlab.bounds.decompositions import decompose, without_rule
 from flatlab.bounds.errors import UnsupportedOperator
 from flatlab.bounds.expansions import EXPANSIONS
 from flatlab.bounds.nodes import Ref, reach
 from flatlab.bounds.tape import Tape, aten, spoil
+from flatlab.bounds.transforms import refuse_transforms
 
 
 class Program:
@@ -45,12 +47,12 @@ class Program:
             raise ValueError(f"dimension 0 of all inputs must be the same batch of one or more, got shapes {shapes}")
         examples = [_three(x) for x in inputs]
         own = [x.detach() * 1 for x in inputs]  # torch.export would take an input given twice for one
+        refuse_transforms(model, own)
         exported, dynamic = _export(model, examples, own)
         values = examples if dynamic else own
         self.batch = None if dynamic else int(values[0].shape[0])
-        read = _Reader(model, values)
-        self.output = read.run(exported)
-        self.nodes, self.inputs = read.nodes, read.inputs
+        read = _read(model, values, exported)
+        self.nodes, self.inputs, self.output = read.nodes, read.inputs, read.output
         _compare(model, values, read.values[0][self.output])
         self._prune()
 
@@ -113,11 +115,13 @@ class _Reader(Tape):
         super().__init__(model, int(examples[0].shape[0]), EXPANSIONS)
         self.examples = examples
         self.inputs: list[int] = []
+        self.output = -1
         self.sizes: dict[Any, Ref] = {}
         self.symbols: set[str] = set()
         self.order: dict[Any, int] = {}
 
-    def run(self, exported: Any) -> int:
+    def run(self, exported: Any) -> None:
+        """Write all operators of an exported graph down."""
         signature = exported.graph_signature
         self.order = {fx: i for i, fx in enumerate(exported.graph.nodes)}
         live = {name for name, _ in self.model.named_buffers(remove_duplicate=False)}
@@ -129,7 +133,9 @@ class _Reader(Tape):
         for fx in exported.graph.nodes:
             if fx.op == "placeholder":
                 name = constants.get(fx.name) or known.get(fx.name, ("", ""))[1]
-                if name in exported.constants and name not in live:
+                if fx.name in signature.input_tokens:  # the order of checks that may fail
+                    env[fx] = None
+                elif name in exported.constants and name not in live:
                     env[fx] = self.leaf(fx.name, ("constant", exported.constants[name]), exported.constants[name])
                 elif fx.name in known:
                     kind, name = known[fx.name]
@@ -149,12 +155,11 @@ class _Reader(Tape):
             elif fx.op == "call_function":
                 self.call(fx, env)
             elif fx.op == "output":
-                outputs = tree_flatten(fx.args[0])[0]
+                outputs = tree_flatten(fx.args[0])[0][-len(signature.user_outputs) or None :]  # before: new buffers
                 result = env.get(outputs[0]) if len(outputs) == 1 else None
                 if not isinstance(result, Ref):
                     raise ValueError(f"the module must return one tensor, it returns {len(outputs)}")
-                return result.index
-        raise AssertionError("an exported graph has an output")
+                self.output = result.index
 
     def call(self, fx: Any, env: dict[Any, Any]) -> None:
         """One node of the exported graph: fold sizes, undo in-place operators, expand composites."""
@@ -165,6 +170,9 @@ class _Reader(Tape):
             env[fx] = self.add(fx.name, fx.target, args, kwargs, source) if isinstance(whole, Ref) else whole[args[1]]
             return
         packet = getattr(fx.target, "overloadpacket", None)
+        if str(fx.target) == "with_effects":
+            env[fx] = [None]
+            return
         if packet is None or packet.__name__ == "sym_size":
             env[fx] = self.size(fx, args, kwargs)
             return
@@ -175,8 +183,13 @@ class _Reader(Tape):
             name, target = name[:-1], getattr(aten, name[:-1], fx.target)
             if isinstance(args[0], Ref) and self.seen(fx, args[0], env):
                 raise UnsupportedOperator(
-                    f"{fx.name} ({name}_) at {source} writes into memory that is read later under another name: use "
-                    f"{name}() instead"
+                    f"{fx.name} ({name}_) at {source} writes into memory that is read later under another name"
+                    + (
+                        f": use {name}() instead"
+                        if name not in ("copy", "fill", "index_put")
+                        else ", as does the assignment to an index, x[...] = y: use torch.where, torch.cat or "
+                        "x.masked_fill instead"
+                    )
                 )
         made = env[fx] = self.add(fx.name, target, args, kwargs, source)
         if str(fx.target).split(".")[1].endswith("_") and isinstance(fx.args[0], torch.fx.Node):
@@ -212,6 +225,20 @@ class _Reader(Tape):
         return self.add(fx.name, fx.target, args, kwargs, _source(fx))
 
 
+def _read(model: nn.Module, examples: list[Tensor], exported: Any) -> _Reader:
+    """The operators of an exported module; what has no rule as torch itself takes it apart."""
+    known: set[Any] = set()
+    while True:
+        read = _Reader(model, examples)
+        read.run(exported)
+        perturbed = [i for i, x in zip(read.inputs, examples, strict=True) if x.is_floating_point()]
+        missing = without_rule(read.nodes, perturbed)
+        if missing <= known:
+            return read
+        known |= missing
+        exported = decompose(exported, missing)
+
+
 def _export(model: nn.Module, examples: list[Tensor], inputs: list[Tensor]) -> tuple[Any, bool]:
     """The exported module, with a dynamic batch if possible."""
     dynamic: list[Any] = [{0: torch.export.Dim.DYNAMIC} for _ in examples]
@@ -229,7 +256,8 @@ def _export(model: nn.Module, examples: list[Tensor], inputs: list[Tensor]) -> t
             except Exception as error:
                 raise RuntimeError(
                     f"torch.export cannot capture {type(model).__name__}: {error}\nBounds need a module without "
-                    "control flow that depends on data; see torch.export's documentation"
+                    "control flow that depends on data, and without derivatives (torch.autograd.grad) inside; see "
+                    "torch.export's documentation"
                 ) from error
 
 
@@ -247,7 +275,7 @@ def _compare(model: nn.Module, inputs: Sequence[Tensor], found: Tensor) -> None:
     buffers = {name: b.clone() for name, b in model.named_buffers()}  # train mode writes to them
     with torch.no_grad():
         wanted = torch.func.functional_call(model, buffers, tuple(inputs))
-        wanted = tree_flatten(wanted)[0][-1]
+        wanted, found = tree_flatten(wanted)[0][-1].double(), found.double()  # comparisons are numbers here
         size = 1 + float(wanted.nan_to_num().abs().max())
         same = wanted.shape == found.shape and torch.allclose(wanted, found, rtol=0, atol=1e-3 * size, equal_nan=True)
     if not same:

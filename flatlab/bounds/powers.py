@@ -1,28 +1,13 @@
 """Powers z^n: lines around them, and their intervals. At 0, where roots rise infinitely fast, slopes stay finite."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from flatlab.bounds import relax
+from flatlab.bounds.functions import valley
 
 NEAR = 1e-12
 """The least number at which a root is differentiated. The tangent at any point lies above it everywhere."""
-
-
-def valley(f: relax.Function) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """The interval of a function that falls to 0 at 0 and then rises.
-
-    Args:
-        f: the function.
-    """
-
-    def interval(l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        a, b = f(l), f(u)
-        return torch.where((l < 0) & (u > 0), 0.0, torch.minimum(a, b)), torch.maximum(a, b)
-
-    return interval
 
 
 def power(z: Tensor, n: float) -> Tensor:

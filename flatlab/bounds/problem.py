@@ -7,6 +7,7 @@ from torch import Tensor
 
 from flatlab import checks
 from flatlab.bounds.capture import Program
+from flatlab.bounds.decompositions import CONSTANT
 from flatlab.bounds.errors import UnsupportedOperator
 from flatlab.bounds.nodes import Ref, Site, reach
 from flatlab.bounds.relax import SLOPES
@@ -14,9 +15,6 @@ from flatlab.bounds.rule import Rule
 from flatlab.bounds.rules import RULES
 from flatlab.bounds.sets import Box, LpBall
 from flatlab.bounds.weights import SUPPORTED, first_names
-
-CONSTANT = ("clean", "sym_size", "zeros_like", "ones_like", "new_zeros", "new_ones")
-"""Operators that no perturbation passes through."""
 
 
 class Problem:
@@ -127,6 +125,11 @@ class Problem:
                 raise ValueError(f"there is no input {i}: the module takes {len(self.inputs)}")
             if not self.inputs[i].is_floating_point():
                 raise TypeError(f"input {i} holds {self.inputs[i].dtype}: only floating-point inputs can be perturbed")
+            if self.inputs[i].ndim == 1:
+                raise ValueError(
+                    f"input {i} has shape {tuple(self.inputs[i].shape)}, without a dimension for the batch: give "
+                    "x[None] for one sample, or x[:, None] for one number a sample"
+                )
             _fits(f"{i}", region, self.inputs[i])
         parameters = dict(program.model.named_parameters()) if self.weights else {}
         for name, ball in self.weights.items():
@@ -167,7 +170,8 @@ class Problem:
                 )
             if node.pre == 0:
                 raise UnsupportedOperator(
-                    f"{node} mixes the samples of a batch, or drops some: bounds hold for each sample by itself"
+                    f"{node} mixes the samples of a batch, or drops some: bounds hold for each sample by itself, and "
+                    "dimension 0 of every input is the batch (x[None] is a batch of one)"
                 )
             site = Site(node, self._values, mine, self.batch, self.relu)
             RULES[node.key].check(site)

@@ -147,14 +147,14 @@ def s_shaped(f: Function, df: Function, odd: Callable[[Tensor, Tensor], tuple[Te
 
 
 def curved(f: Function, df: Function, bends: Callable[[Tensor], Sequence[Tensor]]) -> Callable[..., Lines]:
-    """Any smooth function whose derivative is monotone between neighbouring `bends(l)`, its inflection points.
+    """Any function whose derivative is monotone between neighbouring `bends(l)`, its inflection points and kinks.
 
     Of the slopes of the chord and of the tangents at both ends and in the middle, each side takes the one whose best
     line passes closest to f in the middle. The best line of a slope follows from the extrema of f(z) - slope z.
 
     Args:
         f, df: the function and its derivative.
-        bends: left ends (*shape) -> the inflection points from there on, (*shape) each.
+        bends: left ends (*shape) -> the inflection points and kinks from there on, (*shape) each.
     """
 
     def lines(l: Tensor, u: Tensor, alpha: Tensor | None = None) -> Lines:
@@ -190,7 +190,8 @@ def extent(
     points = list(ends)
     for a, b in pairwise(ends):
         with torch.no_grad():
-            left, right, rising = torch.zeros_like(a), torch.ones_like(a), df(b) > df(a)
+            left, right = torch.zeros_like(a), torch.ones_like(a)
+            rising = df(b.nextafter(a)) > df(a.nextafter(b))  # at a kink, on the side that is meant
             for _ in range(26):
                 middle = (left + right) / 2
                 up = (df(a + (b - a) * middle) > slope) == rising
@@ -268,24 +269,36 @@ def absolute(l: Tensor, u: Tensor, alpha: Tensor | None = None) -> Lines:
 
 
 def clamp(l: Tensor, u: Tensor, alpha: Tensor | None, low: float | None, high: float | None) -> Lines:
-    """min(max(z, low), high): of the chord, flat lines, lines of slope 1 and those through a corner, the closest.
+    """min(max(z, low), high), as `broken`.
 
     Args:
         l, u: (*shape) each.
         alpha: without effect.
         low, high: the range, or None for no limit on that side.
     """
-    f = lambda z: z.clamp(low, high)  # noqa: E731
-    corners = [torch.full_like(l, c).maximum(l).minimum(u) for c in (low, high) if c is not None]
-    points = [l, *corners, u]
+    corners = [torch.full_like(l, c) for c in (low, high) if c is not None]
+    return broken(lambda z: z.clamp(low, high), corners, l, u, slopes=(0.0, 1.0))
+
+
+def broken(f: Function, corners: Sequence[Tensor], l: Tensor, u: Tensor, slopes: Sequence[float] = (0.0,)) -> Lines:
+    """Straight lines between corners: of the lines through two of its points, and of given slopes, the closest.
+
+    Args:
+        f: the function.
+        corners: (*shape) each, in order; both sides of a jump are corners of their own.
+        l, u: (*shape) each.
+        slopes: that are tried besides.
+    """
+    points = [l, *(c.maximum(l).minimum(u) for c in corners), u]
     values = torch.stack([f(p) for p in points])
     place, middle = torch.stack(points), (l + u) / 2
-    slopes = [torch.zeros_like(l), torch.ones_like(l)]
-    for one in points[:-1]:
-        for other in points[1:]:
-            gap = other - one
-            slopes.append(torch.where(gap > 0, (f(other) - f(one)) / gap.clamp(min=torch.finfo(l.dtype).tiny), 0.0))
-    table = torch.stack(slopes)
+    tried = [torch.full_like(l, slope) for slope in slopes]
+    for one in range(len(points) - 1):
+        for other in range(one + 1, len(points)):
+            gap = points[other] - points[one]
+            near = gap <= tiny(l) * (1 + points[one].abs())
+            tried.append(torch.where(near, 0.0, (values[other] - values[one]) / gap.masked_fill(near, 1.0)))
+    table = torch.stack(tried)
     least = (values - table[:, None] * place).amin(1)
     most = (values - table[:, None] * place).amax(1)
     below = (table * middle + least).argmax(0, keepdim=True)

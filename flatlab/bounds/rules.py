@@ -17,6 +17,7 @@ from flatlab.bounds import powers, relax
 from flatlab.bounds.affine import Affine
 from flatlab.bounds.bilinear import Bilinear, LinearLayer, matmul_corners, product_corners
 from flatlab.bounds.expansions import EXPANSIONS
+from flatlab.bounds.functions import FUNCTIONS, tangent_start, valley
 from flatlab.bounds.interval import Interval
 from flatlab.bounds.largest import Largest
 from flatlab.bounds.logsumexp import LogSumExp
@@ -32,11 +33,12 @@ RULES: dict[str, Rule] = {}
 _MOVED = (
     "flatten", "reshape", "view", "_unsafe_view", "transpose", "permute", "t", "select", "slice", "unsqueeze",
     "squeeze", "contiguous", "clone", "unflatten", "flip", "roll", "narrow", "alias", "movedim", "swapaxes", "numpy_T",
-    "mT",
+    "mT", "pixel_shuffle", "pixel_unshuffle", "diagonal", "to", "_to_copy", "type_as",
 )  # fmt: skip
-_COPIED = ("expand", "repeat", "gather", "index_select", "upsample_nearest2d", "unfold")
+_COPIED = ("expand", "repeat", "gather", "index_select", "upsample_nearest2d", "unfold", "im2col")
 _NONNEG = (
-    "cat", "sum", "mean", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "cumsum",
+    "cat", "sum", "mean", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d", "cumsum", "col2im", "upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d",
 )  # fmt: skip
 
 
@@ -45,6 +47,8 @@ RULES.update({name: Affine(shape=True) for name in _COPIED})
 RULES.update({name: Affine(shape=True, slots=2) for name in ("view_as", "expand_as")})
 RULES.update({name: Affine(nonneg=True) for name in _NONNEG})
 RULES.update({name: Affine(places=True) for name in ("pad", "constant_pad_nd", "index")})
+RULES["where"] = Affine(nonneg=True, slots=3)  # a mask that is perturbed is expanded
+RULES["masked_fill"] = Affine(nonneg=True)
 RULES["add"] = Affine(nonneg=True, slots=2, back=add_back)
 
 
@@ -60,16 +64,19 @@ class _Square(Pointwise):
 
 _square = _Square(
     relax.convex(lambda z: z * z, lambda z: 2 * z),
-    interval=powers.valley(torch.square),
+    interval=valley(torch.square),
 )
 RULES["mul"] = Bilinear(corners=product_corners, square=_square, back=mul_back)
 RULES["div"] = Bilinear(slots=1)  # by a constant; by a perturbed value it is expanded
 RULES["linear"] = LinearLayer(back=linear_back, exact_on_boxes=True)
 RULES["conv2d"] = Bilinear(back=conv2d_back, exact_on_boxes=True)
-RULES.update({name: Bilinear() for name in ("conv1d", "conv3d", "conv_transpose2d")})
+RULES.update(
+    {name: Bilinear() for name in ("conv1d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")}
+)
 RULES.update({name: Bilinear(corners=matmul_corners) for name in ("matmul", "bmm", "mm")})
 RULES["amax"] = RULES["masked_amax"] = Largest()
 RULES["logsumexp"] = LogSumExp()
+RULES |= FUNCTIONS
 RULES["softmax"] = RULES["_softmax"] = RULES["masked_softmax"] = Softmax()
 
 
@@ -128,7 +135,8 @@ def _softplus(l: Tensor, u: Tensor, alpha: Tensor | None, beta: float = 1.0, thr
 
 
 def _elu(l: Tensor, u: Tensor, alpha: Tensor | None, a: float = 1.0) -> relax.Lines:
-    return relax.convex(lambda z: F.elu(z, a), lambda z: torch.where(z > 0, 1.0, a * z.exp()))(l, u, alpha)
+    f, df = (lambda z: F.elu(z, a)), (lambda z: torch.where(z > 0, 1.0, a * z.exp()))
+    return (relax.convex(f, df) if a <= 1 else relax.curved(f, df, _at(0.0)))(l, u, alpha)
 
 
 def _slope_start(l: Tensor, u: Tensor, lines: relax.Lines, *rest: Any) -> Tensor:
@@ -145,13 +153,6 @@ def _abs_start(l: Tensor, u: Tensor, lines: relax.Lines, *rest: Any) -> Tensor:
     return torch.stack([((lines[0].detach() + 1) / 2).clamp(0, 1)] * 2)
 
 
-def _s_start(l: Tensor, u: Tensor, lines: relax.Lines, *rest: Any) -> Tensor:
-    """Tangent points: as far as they may go where the sign is open, else the middle."""
-    below = torch.where(u > 0, ((l + u) / 2 < 0) * 0.5 + 0.5, 0.5).to(l)
-    above = torch.where(l < 0, ((l + u) / 2 > 0) * 0.5 + 0.5, 0.5).to(l)
-    return torch.stack([torch.where(u > 0, 1.0, below), torch.where(l < 0, 1.0, above)]).to(l)
-
-
 _tanh_slope: Callable[[Tensor], Tensor] = lambda z: 1 - z.tanh().square()  # noqa: E731
 
 RULES.update(
@@ -166,7 +167,7 @@ RULES.update(
             lambda l, u, alpha, low=None, high=None: relax.clamp(l, u, alpha, low, high), torch.clamp, increasing=True,
             free=False,
         ),
-        "abs": Pointwise(relax.absolute, interval=powers.valley(torch.abs), start=_abs_start),
+        "abs": Pointwise(relax.absolute, interval=valley(torch.abs), start=_abs_start),
         "exp": Pointwise(
             relax.convex(torch.exp, torch.exp, lambda l, u: torch.minimum(u, l + 1.98)), torch.exp, increasing=True
         ),
@@ -178,19 +179,17 @@ RULES.update(
         "rsqrt": Pointwise(
             relax.convex(torch.rsqrt, lambda z: -z.pow(-1.5) / 2), torch.rsqrt, increasing=False, above=0.0
         ),
-        "reciprocal": Pointwise(
-            relax.convex(torch.reciprocal, lambda z: -z.pow(-2)), torch.reciprocal, increasing=False, above=0.0
-        ),
         "pow": Pointwise(
             powers.lines, interval=powers.interval, above=lambda n: 0.0 if n < 0 else None,
             least=lambda n: 0.0 if n > 0 and n != int(n) else None,
         ),
         "sigmoid": Pointwise(
             relax.s_shaped(torch.sigmoid, _sigmoid_slope, lambda k, b: (k, 1 - b)), torch.sigmoid, increasing=True,
-            start=_s_start,
+            start=tangent_start,
         ),
         "tanh": Pointwise(
-            relax.s_shaped(torch.tanh, _tanh_slope, lambda k, b: (k, -b)), torch.tanh, increasing=True, start=_s_start
+            relax.s_shaped(torch.tanh, _tanh_slope, lambda k, b: (k, -b)), torch.tanh, increasing=True,
+            start=tangent_start,
         ),
         "softplus": Pointwise(
             _softplus, F.softplus, increasing=True,
@@ -200,7 +199,7 @@ RULES.update(
         ),
         "elu": Pointwise(
             _elu, F.elu, increasing=True,
-            refuse=lambda a=1.0: "" if 0 < a <= 1 else f"it is convex for alpha in (0, 1] only, got {a:g}",
+            refuse=lambda a=1.0: "" if a > 0 else f"alpha must be > 0, got {a:g}",
         ),
         "silu": Pointwise(
             relax.curved(F.silu, _silu_slope, _SILU_BENDS), F.silu, free=False,
@@ -210,7 +209,6 @@ RULES.update(
             lambda l, u, alpha, approximate="none": relax.curved(F.gelu, _gelu_slope, _GELU_BENDS)(l, u, alpha),
             F.gelu, free=False,
             interval=lambda l, u, *_: relax.extent(F.gelu, _gelu_slope, _GELU_BENDS(l), l, u),
-            refuse=lambda approximate="none": "" if approximate == "none" else "use approximate='none'",
         ),
         "sin": _wavy(torch.sin, torch.cos, 0.0),
         "cos": _wavy(torch.cos, lambda z: -z.sin(), math.pi / 2),

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flatlab.bounds.errors import UnsupportedOperator
 from flatlab.bounds.nodes import Node, Ref
 
 aten = torch.ops.aten
@@ -32,10 +33,6 @@ class Emitter:
         """An operator that is not expanded."""
         return self._tape.add(self._name, getattr(aten, name), args, {}, self._source, whole=True)
 
-    def maker(self, x: Ref) -> Node:
-        """The node of a value."""
-        return self._tape.nodes[x.index]
-
     def clean(self, x: Ref) -> Ref:
         """The value of `x` at the centre of the set, as a constant."""
         return self._tape.add(self._name, clean, (x,), {}, self._source)
@@ -44,6 +41,18 @@ class Emitter:
         """Whether a value depends on the inputs."""
         one, two = (store[x.index] for store in self._tape.values[:2])
         return isinstance(one, Tensor) and not torch.equal(one, two)
+
+    def refusal(self, why: str) -> UnsupportedOperator:
+        """The error that the operator cannot be expanded."""
+        return UnsupportedOperator(f"{self._name} at {self._source} {why}")
+
+    def node(self, x: Ref) -> Node:
+        """The operator that made a value."""
+        return self._tape.nodes[x.index]
+
+    def value(self, x: Ref) -> Tensor:
+        """A value on the example."""
+        return self._tape.values[0][x.index]
 
     def dtype(self, x: Ref) -> torch.dtype:
         """The type of a value's numbers."""

@@ -14,7 +14,7 @@ from flatlab.bounds import operator_table
 from flatlab.bounds.expansions import EXPANSIONS
 
 CODE = re.findall(r"^```python\n(.*?)^```$", operator_table.PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-ADDED = {"pixel_shuffle": bounds.RULES, "log_sigmoid": bounds.RULES, "hardsigmoid": EXPANSIONS}
+ADDED = {"_upsample_bilinear2d_aa": bounds.RULES, "i0": bounds.RULES, "copysign": EXPANSIONS}
 
 
 @pytest.fixture(autouse=True)

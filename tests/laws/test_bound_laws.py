@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from flatlab.bounds import METHODS, RULES, Ascent, Bounds, Box, Program
 from flatlab.bounds.affine import Affine
 from flatlab.bounds.expansions import EXPANSIONS
+from flatlab.bounds.functions import Inside
 from flatlab.bounds.interval import Interval
 from flatlab.bounds.nodes import LinearBounds, Site, samples_first
 from flatlab.bounds.transposes import TRANSPOSES
@@ -121,6 +122,7 @@ def attention(q: Tensor, **options) -> Tensor:
 
 MASK = torch.ones(3, 3).tril().bool()
 BIAS = torch.zeros(3, 3, dtype=torch.float64).masked_fill(~MASK, -torch.inf) + constant(3, 3)
+BITS = torch.tensor([True, False, True, True])
 IMAGE, PLAIN, ROWS = (2, 5, 5), (4,), (3, 4)
 
 EXAMPLES: dict[str, list[Example]] = {
@@ -194,21 +196,23 @@ EXAMPLES: dict[str, list[Example]] = {
     # pointwise
     "relu": on(PLAIN, torch.relu),
     "leaky_relu": on(PLAIN, lambda x: F.leaky_relu(x, 0.1), lambda x: F.leaky_relu(x, 2.0), lambda x: F.leaky_relu(x)),
-    "clamp": on(PLAIN, lambda x: x.clamp(-0.3, 0.5), lambda x: x.clamp(max=0.2), lambda x: x.clamp(min=-0.2)),
+    "clamp": on(PLAIN, lambda x: x.clamp(-0.3, 0.5), lambda x: x.clamp(max=0.2), lambda x: x.clamp(min=-0.2))
+    + on(PLAIN, lambda x: x.clamp(constant(4), constant(4) + 0.3)),
     "abs": on(PLAIN, torch.abs),
     "exp": on(PLAIN, torch.exp),
     "log": within(0.05, 4.0, torch.log),
     "sqrt": within(0.05, 4.0, torch.sqrt),
     "rsqrt": within(0.05, 4.0, torch.rsqrt),
-    "reciprocal": within(0.05, 4.0, torch.reciprocal),
+    "reciprocal": within(0.05, 4.0, torch.reciprocal) + within(-4.0, -0.05, torch.reciprocal),
     "pow": on(PLAIN, lambda x: x**3, lambda x: x**4)
     + within(
         0.05, 4.0, lambda x: x**-2, lambda x: x**1.5, lambda x: x**0.3, lambda x: (x**0.5 * x**-1 + x**-0.5 + x**2) ** 3
-    ),
+    )
+    + on(PLAIN, lambda x: 2**x, lambda x: (constant(4).abs() + 0.1) ** x),
     "sigmoid": on(PLAIN, torch.sigmoid, lambda x: (x - 2).sigmoid()),
     "tanh": on(PLAIN, torch.tanh, lambda x: (x + 2).tanh()),
     "softplus": on(PLAIN, F.softplus, lambda x: F.softplus(x, 3.0)),
-    "elu": on(PLAIN, F.elu, lambda x: F.elu(x, 0.5)),
+    "elu": on(PLAIN, F.elu, lambda x: F.elu(x, 0.5), lambda x: F.elu(x, 2.0)),
     "silu": on(PLAIN, F.silu),
     "gelu": on(PLAIN, F.gelu),
     "sin": [Example(torch.sin, PLAIN, (-4.0, 4.0))],
@@ -266,9 +270,107 @@ EXAMPLES: dict[str, list[Example]] = {
     "clamp_min": on(PLAIN, lambda x: aten.clamp_min(x, -0.1)),
     "clamp_max": on(PLAIN, lambda x: aten.clamp_max(x, 0.1)),
 }
+EXAMPLES |= {
+    # what moves numbers about, adds or chooses them
+    "pixel_shuffle": on((4, 2, 2), nn.PixelShuffle(2)),
+    "pixel_unshuffle": on((1, 4, 4), nn.PixelUnshuffle(2)),
+    "diagonal": on((3, 3), lambda x: x.diagonal(0, 1, 2)),
+    "im2col": on(IMAGE, nn.Unfold(2)),
+    "to": on(ROWS, lambda x: x.to(torch.float64)),
+    "_to_copy": on(ROWS, lambda x: aten._to_copy(x, dtype=torch.float64)),
+    "type_as": on(ROWS, lambda x: x.type_as(WEIGHT)),
+    "where": on(PLAIN, lambda x: torch.where(BITS, x, x.flip(1)), lambda x: torch.where(BITS, x, constant(4)))
+    + on(PLAIN, lambda x: torch.where(x > 0.2, x, 0.5 * x), lambda x: torch.where(x > x.flip(1), x, -1.0)),
+    "masked_fill": on(PLAIN, lambda x: x.masked_fill(BITS, 0.3), lambda x: x.masked_fill(x < 0.1, 0.3)),
+    "avg_pool3d": on((1, 2, 3, 4), nn.AvgPool3d(2, 1)),
+    "adaptive_avg_pool3d": on((1, 2, 3, 4), nn.AdaptiveAvgPool3d((1, 2, 3))),
+    "col2im": on((4, 9), lambda x: F.fold(x, (4, 4), 2)),
+    "upsample_linear1d": on(ROWS, lambda x: F.interpolate(x, size=7, mode="linear")),
+    "upsample_bilinear2d": on(IMAGE, lambda x: F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)),
+    "upsample_trilinear3d": on((1, 2, 2, 2), lambda x: F.interpolate(x, scale_factor=2, mode="trilinear")),
+    "conv_transpose1d": on(ROWS, built(lambda: nn.ConvTranspose1d(3, 2, 3, 2, 1))),
+    "conv_transpose3d": on((1, 2, 2, 2), built(lambda: nn.ConvTranspose3d(1, 2, 2))),
+    # of one number
+    "expm1": on(PLAIN, torch.expm1),
+    "exp2": on(PLAIN, torch.exp2),
+    "cosh": on(PLAIN, torch.cosh),
+    "sinh": on(PLAIN, torch.sinh),
+    "log1p": [Example(torch.log1p, PLAIN, (0.05, 4.0))],
+    "log2": within(0.05, 4.0, torch.log2),
+    "log10": within(0.05, 4.0, torch.log10),
+    "log_sigmoid": on(PLAIN, F.logsigmoid),
+    "celu": on(PLAIN, F.celu, lambda x: F.celu(x, 0.4)),
+    "huber": on(PLAIN, lambda x: F.huber_loss(x, 0 * x, reduction="none", delta=0.7)),
+    "atan": on(PLAIN, torch.atan),
+    "asinh": on(PLAIN, torch.asinh),
+    "erf": on(PLAIN, torch.erf),
+    "selu": on(PLAIN, F.selu),
+    "mish": on(PLAIN, F.mish),
+    "hardswish": [Example(F.hardswish, PLAIN, (-4.0, 4.0))],
+    "gelu_by_tanh": on(PLAIN, lambda x: F.gelu(x, approximate="tanh")),
+    "tan": on(PLAIN, torch.tan),
+    "asin": within(-0.9, 0.9, torch.asin),
+    "atanh": within(-0.9, 0.9, torch.atanh),
+    "above": on(PLAIN, lambda x: (x > 0.1) * x, lambda x: (x < x.flip(1)) * x),
+    "at_least": on(PLAIN, lambda x: (x >= 0.1) * x, lambda x: (x <= 0.2) * x),
+    "softshrink": on(PLAIN, F.softshrink, lambda x: F.softshrink(x, 0.2)),
+    "hardshrink": on(PLAIN, F.hardshrink, lambda x: F.hardshrink(x, 0.2)),
+    "threshold": on(PLAIN, lambda x: F.threshold(x, 0.1, -0.5)),
+    "floor": on(PLAIN, lambda x: (3 * x).floor()),
+    "ceil": on(PLAIN, lambda x: (3 * x).ceil()),
+    "round": on(PLAIN, lambda x: (3 * x).round()),
+    "trunc": on(PLAIN, lambda x: (3 * x).trunc()),
+    # composites
+    "gt": on(PLAIN, lambda x: (x > constant(4)) * x),
+    "ge": on(PLAIN, lambda x: (x >= 0.3) * x),
+    "lt": on(PLAIN, lambda x: (x < 0.3) * x),
+    "le": on(PLAIN, lambda x: (x <= 0.3) * x),
+    "sign": on(PLAIN, torch.sign),
+    "heaviside": on(PLAIN, lambda x: torch.heaviside(x, constant(4))),
+    "logical_not": on(PLAIN, lambda x: torch.logical_not(x > 0.1) * x),
+    "bitwise_not": on(PLAIN, lambda x: ~(x > 0.1) * x),
+    "logical_and": on(PLAIN, lambda x: torch.logical_and(x > 0.1, BITS) * x),
+    "bitwise_and": on(PLAIN, lambda x: torch.bitwise_and(x > 0.1, x.flip(1) < 0.3) * x),
+    "__and__": on(PLAIN, lambda x: ((x > 0.1) & BITS) * x),
+    "_safe_softmax": on(PLAIN, lambda x: aten._safe_softmax(x.masked_fill(BITS, -torch.inf), 1)),
+    "linalg_vector_norm": on(PLAIN, lambda x: (x + 2).norm(dim=1, keepdim=True), lambda x: x.norm(p=1, dim=1)[:, None])
+    + on(ROWS, lambda x: x.norm(p=math.inf, dim=(1, 2), keepdim=True), lambda x: (x + 2).norm(p=3, dim=1)),
+    "cdist": on(ROWS, lambda x: torch.cdist(x, constant(1, 2, 4) + 3)),
+    "hypot": on(PLAIN, lambda x: torch.hypot(x, constant(4) + 2)),
+    "var": on(ROWS, lambda x: x.var(1), lambda x: x.var((1, 2), unbiased=False, keepdim=True))
+    + on(ROWS, lambda x: x.var(2, correction=0.5)),
+    "std": on(PLAIN, lambda x: (x + 3 * torch.arange(4)).std(1, keepdim=True)),
+    "prod": on((3, 5), lambda x: x.prod(2), lambda x: x.prod(1, keepdim=True)),
+    "huber_loss": on(PLAIN, lambda x: F.huber_loss(x, x.flip(1), reduction="none")),
+    "smooth_l1_loss": on(PLAIN, lambda x: F.smooth_l1_loss(x, x.flip(1), reduction="none", beta=0.5)),
+    "bilinear": on(ROWS, lambda x: F.bilinear(x, x.tanh(), constant(2, 4, 4), constant(2))),
+    "adaptive_max_pool1d": on(ROWS, lambda x: F.adaptive_max_pool1d(x, 3)),
+    "adaptive_max_pool2d": on(IMAGE, lambda x: F.adaptive_max_pool2d(x, (2, 3))),
+    "adaptive_max_pool3d": on((1, 2, 3, 3), lambda x: F.adaptive_max_pool3d(x, (1, 2, 2))),
+    "max_pool3d": on((1, 3, 4, 4), lambda x: F.max_pool3d(x, 2), lambda x: F.max_pool3d(x, 3, 2, 1)),
+    "instance_norm": on(IMAGE, built(lambda: nn.InstanceNorm2d(2, affine=True)))
+    + on(IMAGE, built(lambda: nn.InstanceNorm2d(2, track_running_stats=True))),
+    "_native_batch_norm_legit_functional": on(
+        IMAGE,
+        lambda x: aten._native_batch_norm_legit_functional(
+            x, None, None, constant(2), constant(2) + 2, False, 0.1, 1e-5
+        )[0],
+    ),
+    "prelu": on(PLAIN, built(nn.PReLU)) + on(IMAGE, built(lambda: nn.PReLU(2))),
+    "rrelu": on(PLAIN, built(nn.RReLU)),
+    "lerp": on(PLAIN, lambda x: torch.lerp(x, x.tanh(), 0.3), lambda x: torch.lerp(x, constant(4), constant(4))),
+    "clip": on(PLAIN, lambda x: x.clip(-constant(4).abs(), constant(4).abs()))
+    + on(PLAIN, lambda x: torch.clip(x, None, constant(4))),
+    "fmax": on(PLAIN, lambda x: torch.fmax(x, x.flip(1))),
+    "fmin": on(PLAIN, lambda x: torch.fmin(x, x.flip(1))),
+    "logaddexp": on(PLAIN, lambda x: torch.logaddexp(x, x.flip(1))),
+    "acos": within(-0.9, 0.9, torch.acos),
+    "erfc": on(PLAIN, torch.erfc),
+    "detach": on(PLAIN, lambda x: x.detach().relu()),
+}
 OPERATORS = sorted({*RULES, *EXPANSIONS})
 NAMED = [(name, i) for name in OPERATORS for i in range(len(EXAMPLES.get(name, [])))]
-EXPANDED = {("div", 2)}
+EXPANDED = {("div", 2), ("where", 2), ("where", 3), ("masked_fill", 1), ("clamp", 3), ("pow", 6), ("pow", 7)}
 """Examples of an operator with a rule that is replaced by others for these arguments."""
 
 PRODUCTS = {("bmm", 0), ("bmm", 1), ("matmul", 2), ("matmul", 3), ("mul", 2), ("mul", 3), ("mul", 4)}
@@ -280,7 +382,7 @@ every_example = pytest.mark.parametrize(("name", "i"), NAMED)
 
 
 def pointwise(names: tuple[str, ...] | None = None) -> pytest.MarkDecorator:
-    chosen = [(n, i) for n, i in NAMED if n in RULES and RULES[n].kind == "pointwise" and (not names or n in names)]
+    chosen = [(n, i) for n, i in RULED if RULES[n].kind == "pointwise" and (not names or n in names)]
     return pytest.mark.parametrize(("name", "i"), chosen)
 
 
@@ -523,6 +625,9 @@ def intervals(name: str, i: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     low, high = low.to(dtype), high.to(dtype)
     if EXAMPLES[name][i].domain[0] > 0:
         low, high = (end.clamp(-12, 12).exp() for end in (low, high))
+    if isinstance(RULES[name], Inside):
+        inside = RULES[name].inside(low, high)
+        low, high = low[inside], high[inside]
     finite = value(name, i, low.double()).to(dtype).isfinite() & value(name, i, high.double()).to(dtype).isfinite()
     return low[finite], high[finite]
 

@@ -11,6 +11,11 @@ from flatlab.bounds.nodes import Ref
 from flatlab.bounds.softmax import log_softmax_interval
 from flatlab.bounds.tape import Emitter
 
+NEVER = -1e6
+"""A logit this low, or lower, is masked."""
+
+MIXERS = ("softmax", "_softmax", "masked_softmax")
+
 
 @expansion("log_softmax", "_log_softmax")
 def _log_softmax(emit: Emitter, x: Ref, dim: int, *rest: Any) -> Ref:
@@ -23,14 +28,11 @@ def _mixture(emit: Emitter, weights: Any, values: Any) -> Any:
     """What a softmax mixes lies between the least and the largest of the values, wherever its own interval says."""
     if not isinstance(weights, Ref) or not isinstance(values, Ref) or len(values.shape) < 2 or not emit.moves(values):
         return NotImplemented
-    made = emit.maker(weights)
+    made = emit.node(weights)
     if made.key not in MIXERS or made.args[1] not in (-1, len(weights.shape) - 1):
         return NotImplemented
     found = emit.plain("matmul", weights, values)
     return emit.hint(found, lambda l, u: (l.amin(-2, keepdim=True), u.amax(-2, keepdim=True)), values)
-
-
-MIXERS = ("softmax", "_softmax", "masked_softmax")
 
 
 @expansion("scaled_dot_product_attention")
@@ -47,15 +49,11 @@ def _attention(
     elif mask is not None and emit.dtype(mask) == torch.bool:
         keep = mask
     elif mask is not None:  # what is left out of the softmax is finite here: no infinite number meets a zero
-        keep = emit.gt(mask, _NEVER)
-        logits = emit.add(logits, emit.clamp(mask, _NEVER, None))
+        keep = emit.gt(mask, NEVER)
+        logits = emit.add(logits, emit.clamp(mask, NEVER, None))
     if keep is None:
         return emit.matmul(emit.softmax(logits, -1), v)
     return emit.matmul(emit.apply(masked_softmax, logits, -1, keep), v)
-
-
-_NEVER = -1e6
-"""A logit this low, or lower, is masked."""
 
 
 def masked_softmax(x: Tensor, dim: int, keep: Tensor) -> Tensor:

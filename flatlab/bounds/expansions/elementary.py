@@ -1,9 +1,13 @@
 """Arithmetic, slices, extremes, and what clips or drops."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from flatlab.bounds.expansions.registry import EXPANSIONS, expansion
+from flatlab.bounds.functions import gelu_by_tanh
 from flatlab.bounds.nodes import Ref
 from flatlab.bounds.tape import Emitter
 
@@ -30,9 +34,26 @@ def _sub(emit: Emitter, x: Any, y: Any, alpha: float = 1) -> Any:
     return emit.add(emit.mul(y, -alpha), x)
 
 
+@expansion("mul")
+def _mul(emit: Emitter, x: Any, y: Any) -> Any:
+    """A truth value is a number here."""
+    values = [emit.value(z) if isinstance(z, Ref) else z for z in (x, y)]
+    kinds = [v.dtype for v in values if isinstance(v, torch.Tensor)]
+    if len(kinds) < 2 or torch.bool not in kinds:
+        return NotImplemented
+    kind = torch.promote_types(*kinds)
+    return emit.mul(
+        *(emit._to_copy(z, dtype=kind) if k == torch.bool else z for z, k in zip((x, y), kinds, strict=True))
+    )
+
+
 @expansion("pow")
 def _pow(emit: Emitter, x: Any, exponent: Any) -> Any:
-    if not isinstance(x, Ref) or isinstance(exponent, Ref):
+    if isinstance(exponent, Ref):  # of a constant base
+        if emit.moves(exponent) and not (isinstance(x, Ref) and emit.moves(x)):
+            return emit.exp(
+                emit.mul(exponent, emit.log(x) if isinstance(x, Ref) else math.log(x) if x > 0 else math.nan)
+            )
         return NotImplemented
     known = {2: lambda: emit.mul(x, x), 1: lambda: x, 0.5: lambda: emit.sqrt(x), -0.5: lambda: emit.rsqrt(x)}
     return known[exponent]() if exponent in known else emit.reciprocal(x) if exponent == -1 else NotImplemented
@@ -114,6 +135,39 @@ def _amax(emit: Emitter, x: Ref, dim: Any = (), keepdim: bool = False) -> Any:
     return x
 
 
+@expansion("prelu")
+def _prelu(emit: Emitter, x: Ref, weight: Ref) -> Ref:
+    """relu(x) - w relu(-x), with a weight for all or for each channel."""
+    w = emit.reshape(weight, [-1] + [1] * (len(x.shape) - 2)) if weight.shape != (1,) and len(x.shape) > 2 else weight
+    return emit.sub(emit.relu(x), emit.mul(emit.relu(emit.neg(x)), w))
+
+
+@expansion("rrelu")
+def _rrelu(emit: Emitter, x: Ref, low: float = 1 / 8, high: float = 1 / 3, train: bool = False, *rest: Any) -> Any:
+    return NotImplemented if train else emit.leaky_relu(x, (low + high) / 2)
+
+
+@expansion("gelu")
+def _gelu(emit: Emitter, x: Ref, approximate: str = "none") -> Any:
+    return emit.apply(gelu_by_tanh, x) if approximate == "tanh" else NotImplemented
+
+
+@expansion("lerp")
+def _lerp(emit: Emitter, x: Ref, y: Ref, weight: Any) -> Ref:
+    """(1 - w) x + w y."""
+    rest = emit.rsub(weight, 1.0) if isinstance(weight, Ref) else 1 - weight
+    return emit.add(emit.mul(x, rest), emit.mul(y, weight))
+
+
+@expansion("clamp", "clip")
+def _clamp(emit: Emitter, x: Ref, low: Any = None, high: Any = None) -> Any:
+    """Between tensors: the largest of x and low, then the smallest of that and high."""
+    if not isinstance(low, Ref) and not isinstance(high, Ref):
+        return NotImplemented
+    x = x if low is None else emit.maximum(x, low) if isinstance(low, Ref) else emit.clamp(x, low, None)
+    return x if high is None else emit.minimum(x, high) if isinstance(high, Ref) else emit.clamp(x, None, high)
+
+
 @expansion("dropout", "feature_dropout", "alpha_dropout")
 def _dropout(emit: Emitter, x: Ref, p: float, train: bool) -> Any:
     return x if not train or p == 0 else NotImplemented
@@ -122,10 +176,18 @@ def _dropout(emit: Emitter, x: Ref, p: float, train: bool) -> Any:
 EXPANSIONS.update(
     {
         "rsub": lambda emit, x, y, alpha=1: emit.add(emit.mul(x, -alpha), y),
+        "detach": lambda emit, x: x,  # whose derivative is not that of a constant here
         "neg": lambda emit, x: emit.mul(x, -1.0),
         "square": lambda emit, x: emit.mul(x, x),
         "unbind": lambda emit, x, dim=0: [emit.select(x, dim, i) for i in range(x.shape[dim])],
         "stack": lambda emit, parts, dim=0: emit.cat([emit.unsqueeze(part, dim) for part in parts], dim),
+        "fmax": lambda emit, x, y: emit.maximum(x, y),
+        "fmin": lambda emit, x, y: emit.minimum(x, y),
+        "logaddexp": lambda emit, x, y: emit.add(y, emit.softplus(emit.sub(x, y))),
+        "sinh": lambda emit, x: emit.mul(emit.sub(emit.exp(x), emit.exp(emit.neg(x))), 0.5),
+        "cosh": lambda emit, x: emit.mul(emit.add(emit.exp(x), emit.exp(emit.neg(x))), 0.5),
+        "acos": lambda emit, x: emit.rsub(emit.asin(x), math.pi / 2),
+        "erfc": lambda emit, x: emit.rsub(emit.erf(x), 1.0),
         "max": _extreme("max"),
         "min": _extreme("min"),
         "amin": lambda emit, x, dim=(), keepdim=False: emit.neg(emit.amax(emit.neg(x), dim, keepdim)),

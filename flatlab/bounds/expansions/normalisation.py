@@ -53,8 +53,11 @@ def _batch_norm(
     emit: Emitter, x: Ref, weight: Any, bias: Any, mean: Any, var: Any, training: bool, _: float, eps: float, *r: Any
 ) -> Any:
     """A scale and a shift for each channel; in train mode with the statistics of the clean batch."""
-    if training and not emit.training:
-        return NotImplemented  # it has no running statistics, and mixes samples
+    if training and not emit.training and emit.moves(x):
+        raise emit.refusal(
+            "takes the statistics of the batch, which mixes samples: call eval() on the layer, and let it keep running "
+            "statistics (track_running_stats=True)"
+        )
     wide = [1, -1] + [1] * (len(x.shape) - 2)
     if training:
         dims = [0, *range(2, len(x.shape))]
@@ -66,3 +69,19 @@ def _batch_norm(
     shift = emit.neg(emit.mul(mean, scale))
     shift = shift if bias is None else emit.add(shift, bias)
     return emit.add(emit.mul(x, emit.reshape(scale, wide)), emit.reshape(shift, wide))
+
+
+@expansion("_native_batch_norm_legit_functional")
+def _functional_batch_norm(emit: Emitter, *args: Any) -> list[Any]:
+    """What torch makes of BatchNorm that would write to its statistics; the new ones follow the result."""
+    return [emit.batch_norm(*args), None, None, None, None]
+
+
+@expansion("instance_norm")
+def _instance_norm(
+    emit: Emitter, x: Ref, weight: Any, bias: Any, mean: Any, var: Any, own: bool, momentum: float, eps: float, *r: Any
+) -> Ref:
+    """Each channel of a sample by its own statistics, or by running ones."""
+    if own:
+        return emit.group_norm(x, x.shape[1], weight, bias, eps)
+    return emit.batch_norm(x, weight, bias, mean, var, False, momentum, eps)
