@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import subprocess
 import sys
 import zlib
@@ -189,7 +190,7 @@ X = torch.arange(24.0).view(2, 3, 4)
         (None, False),
         (0.0, -0.0),
     ],
-    ids=str,
+    ids=lambda value: re.sub(" at 0x[0-9a-f]+", "", str(value)),
 )
 def test_values_count_by_content(one: Any, other: Any) -> None:
     assert fingerprint(one) != fingerprint(other)

@@ -96,28 +96,19 @@ def _extreme(kind: str) -> Callable[..., Any]:
     return expand
 
 
-@expansion("maximum")
-def _maximum(emit: Emitter, x: Ref, y: Ref) -> Ref:
-    """x + relu(y - x), where y is what moves if one of them is constant; of two, the interval is that of their ends."""
-    if not emit.moves(y):
-        x, y = y, x
-    step = emit.sub(y, x)
-    if not emit.moves(x):
-        return emit.add(emit.relu(step), x)
-    whole = emit.amax(_together(emit, x, y, step), [-1], False)
-    return emit.hint(emit.add(emit.relu(step), x), lambda l, u: (l, u), whole)
+def _of_two(*, largest: bool) -> Any:
+    """max: x + relu(y - x); min: x - relu(x - y). If one is constant, y is what moves; else ends are those of both."""
 
+    def expand(emit: Emitter, x: Ref, y: Ref) -> Ref:
+        if not emit.moves(y):
+            x, y = y, x
+        step = emit.sub(y, x) if largest else emit.sub(x, y)
+        extreme = emit.amax if largest else emit.amin
+        whole = extreme(_together(emit, x, y, step), [-1], False) if emit.moves(x) else None
+        found = emit.add(emit.relu(step), x) if largest else emit.sub(x, emit.relu(step))
+        return found if whole is None else emit.hint(found, lambda l, u: (l, u), whole)
 
-@expansion("minimum")
-def _minimum(emit: Emitter, x: Ref, y: Ref) -> Ref:
-    """x - relu(x - y), likewise."""
-    if not emit.moves(y):
-        x, y = y, x
-    step = emit.sub(x, y)
-    if not emit.moves(x):
-        return emit.sub(x, emit.relu(step))
-    whole = emit.amin(_together(emit, x, y, step), [-1], False)
-    return emit.hint(emit.sub(x, emit.relu(step)), lambda l, u: (l, u), whole)
+    return expand
 
 
 def _together(emit: Emitter, x: Ref, y: Ref, like: Ref) -> Ref:
@@ -188,6 +179,8 @@ EXPANSIONS.update(
         "cosh": lambda emit, x: emit.mul(emit.add(emit.exp(x), emit.exp(emit.neg(x))), 0.5),
         "acos": lambda emit, x: emit.rsub(emit.asin(x), math.pi / 2),
         "erfc": lambda emit, x: emit.rsub(emit.erf(x), 1.0),
+        "maximum": _of_two(largest=True),
+        "minimum": _of_two(largest=False),
         "max": _extreme("max"),
         "min": _extreme("min"),
         "amin": lambda emit, x, dim=(), keepdim=False: emit.neg(emit.amax(emit.neg(x), dim, keepdim)),
