@@ -18,6 +18,7 @@ from typing import Any
 from flatlab.claims import ClaimTable, from_notebook
 from flatlab.files import write_text
 from flatlab.runner import notebooks
+from flatlab.runner.executed import checksum
 from flatlab.runner.figures import linked_files
 from flatlab.runner.page import Figure, JobView, render
 from flatlab.runner.records import JobResult, read_records
@@ -85,6 +86,9 @@ def _view(folder: Path, name: str, record: JobResult | None) -> JobView:
     view: dict[str, Any] = {"title": name}
     if path.is_file() and path.is_relative_to(folder):
         view["notebook"] = path.relative_to(folder).as_posix()
+        if record and record.ok and record.checksum and checksum(path.read_bytes()) != record.checksum:
+            problem = "changed"
+            errors.append(f"{named} is not what its run wrote: run it again")
         for step in (_read, _export):
             try:
                 view |= step(path)

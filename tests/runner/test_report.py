@@ -13,6 +13,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from flatlab.claims import Change, Claim, ClaimTable
 from flatlab.runner import report
+from flatlab.runner.executed import checksum
 from flatlab.runner.page import duration, interval_svg
 from flatlab.runner.style import CSS
 from flatlab.stats import Estimate, exact, greater, less, never, within
@@ -208,6 +209,16 @@ def test_an_earlier_result_does_not_stand_in_for_a_failed_run(folder):
     write_record(folder, "01_demo", "failed", error="boom")
     text, _ = build(folder)
     assert "✓ supported" not in text
+    assert "0 of 1 job ran to the end" in text
+
+
+def test_a_notebook_that_is_not_what_its_run_wrote_counts_nowhere(folder):
+    write_notebook(folder / "01_demo.ipynb", tables=[claim_table()])
+    write_record(folder, "01_demo", checksum=checksum((folder / "01_demo.ipynb").read_bytes()))
+    assert "1 of 1 job ran to the end" in build(folder)[0]
+    write_notebook(folder / "01_demo.ipynb", tables=[claim_table("another statement")])
+    text, _ = build(folder)
+    assert "01_demo.ipynb is not what its run wrote: run it again" in text
     assert "0 of 1 job ran to the end" in text
 
 
