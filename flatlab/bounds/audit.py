@@ -70,4 +70,4 @@ def violation(low: Tensor, high: Tensor, smallest: Tensor, largest: Tensor) -> f
         0 or less if no value leaves its bounds; rounding in float32 may give about 1e-6.
     """
     size = 1 + torch.maximum(smallest.abs(), largest.abs())
-    return float(torch.maximum((low - smallest) / size, (largest - high) / size).max())
+    return float(torch.maximum((low - smallest) / size, (largest - high) / size).detach().max())

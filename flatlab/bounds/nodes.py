@@ -135,7 +135,8 @@ class Site:
         """sum over each sample of a t: (S, *shape), (*shape) -> (S, B)."""
         if t is None:
             return 0.0
-        if self.node.pre == 1 and a.shape[1] == self.batch and a.shape[1:] == t.shape:
+        plain = self.node.pre == 1 and a.ndim > 2 and a.shape[1] == self.batch
+        if plain and a.shape[1:] == t.shape and a.dtype == t.dtype:
             if a.ndim == 5 and not a.is_contiguous():
                 a, t = a.permute(0, 1, 3, 4, 2), t.permute(0, 2, 3, 1)
             return torch.einsum("sbn,bn->sb", a.flatten(2), t.flatten(1))  # one pass over memory
