@@ -241,7 +241,6 @@ def _manager() -> Iterator[tuple[Manager, Any]]:
         launcher = [str(Path(__file__).with_name("launcher.py")), str(folder / _FAULTS)]
         argv = [sys.executable, "-Xfrozen_modules=off", *launcher, "-f", "{connection_file}"]
         manager.kernel_spec.argv = argv  # type: ignore[union-attr]
-        manager.context.rcvhwm = 0  # the kernel's outputs wait here without limit instead of being dropped
         if sys.platform != "win32" and len(os.fsencode(folder)) <= room:
             manager.transport = "ipc"
             manager.ip = str(folder / "k")
