@@ -209,7 +209,7 @@ class TwoPass(Wrapper):
         """Run the closure for gradients that are its alone; in place, for a replayed graph writes where they are."""
         grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         if grads:
-            torch._foreach_zero_(grads)  # what zero_grad() does, in a tenth of its time
+            torch._foreach_zero_(grads)
         with torch.enable_grad():
             return closure()
 
